@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Guest RAM: blocks, addresses, host-side dirty marks.
+ *
+ * RAM is a few *blocks*, each one contiguous range of guest physical addresses (gpa) and of our own
+ * (hva). The PC layout has two around the PCI hole: "ram.low" from 0 up to 3 GiB, "ram.high" from
+ * 4 GiB for what does not fit. A block is one KVM slot and one bitmap of the migration.
+ *
+ * Host code never writes guest RAM but through mem_write(), mem_set() or a pointer from mem_host()
+ * followed by mem_mark(): each marks the pages dirty in the block's *host marks*, which the sync
+ * merges with KVM's log (KVM does not log what the host writes). The one exception is the incoming
+ * migration, which fills RAM that nobody runs on yet.
+ *
+ * Every guest address is checked for range and overflow here; callers never add gpa and length.
+ *
+ * Threads: the layout is constant after mem_create(). Access and marks are safe from any thread
+ * (the marks are atomic); the bytes themselves are the guest's and may change at any time.
+ */
+#ifndef MEM_MEM_H
+#define MEM_MEM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+#define MEM_PAGE_SHIFT	   12
+#define MEM_PAGE_BYTES	   4096ull
+#define MEM_HOLE_START	   (3ull << 30) /* RAM below the PCI hole ends here at most ... */
+#define MEM_HOLE_END	   (4ull << 30) /* ... and goes on here */
+#define MEM_MAX_BLOCKS	   4
+#define MEM_BLOCK_NAME_LEN 32
+#define MEM_MIN_BYTES	   (1ull << 20)
+#define MEM_MAX_BYTES	   (64ull << 40)
+
+enum mem_backend {
+	MEM_ANON,    /* private anonymous memory, transparent huge pages advised (default) */
+	MEM_MEMFD,   /* shared memory by memfd */
+	MEM_HUGETLB, /* reserved 2 MiB huge pages */
+};
+
+struct mem_block {
+	char name[MEM_BLOCK_NAME_LEN];
+	uint64_t gpa;
+	uint64_t size_bytes; /* multiple of the page size */
+	uint64_t n_pages;
+	uint8_t *hva;
+	int fd;		      /* memfd, or -1 */
+	uint64_t *host_marks; /* one bit a page; atomic access only */
+};
+
+struct mem {
+	enum mem_backend backend;
+	uint64_t size_bytes;
+	unsigned n_blocks;
+	struct mem_block blocks[MEM_MAX_BLOCKS];
+};
+
+/*
+ * Reserve RAM of size_bytes in the PC layout. All zero, not in core dumps. -EINVAL for a size that
+ * is no multiple of the page size (of 2 MiB with hugetlb) or out of [MEM_MIN_BYTES, MEM_MAX_BYTES];
+ * -ENOMEM and the mmap/memfd errors with a message.
+ */
+int mem_create(struct mem **out, enum mem_backend backend, uint64_t size_bytes, struct err *e);
+void mem_free(struct mem *m);
+
+/* All RAM back to zero and to the host. Only while no vCPU runs and no log is on. */
+int mem_discard(struct mem *m, struct err *e);
+
+/* "anon", "memfd", "hugetlb". -EINVAL for another text. */
+int mem_backend_parse(const char *text, enum mem_backend *out);
+const char *mem_backend_name(enum mem_backend b);
+
+/*
+ * Our address of [gpa, gpa+len), which must lie inside one block (len 0 needs a valid gpa as well);
+ * NULL otherwise. For reading, or for writing followed by mem_mark().
+ */
+void *mem_host(const struct mem *m, uint64_t gpa, uint64_t len);
+/* The bytes from gpa to the end of its block; 0 if gpa is no RAM. */
+uint64_t mem_run(const struct mem *m, uint64_t gpa);
+
+/* Copies across block borders are refused like addresses outside RAM: -EFAULT. */
+int mem_read(const struct mem *m, uint64_t gpa, void *to, uint64_t len);
+int mem_write(struct mem *m, uint64_t gpa, const void *from, uint64_t len);
+int mem_set(struct mem *m, uint64_t gpa, uint8_t value, uint64_t len);
+
+/* The host wrote [gpa, gpa+len): mark its pages. Addresses outside RAM are ignored. */
+void mem_mark(struct mem *m, uint64_t gpa, uint64_t len);
+
+/*
+ * Take the host marks of 64 pages: returns word `word` of block b's marks and clears it. Only the
+ * sync worker calls it, so every mark is taken once.
+ */
+uint64_t mem_marks_take(struct mem *m, unsigned b, uint64_t word);
+
+#endif

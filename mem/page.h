@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Looking at pages that a guest may be writing at the same moment. Both answers are about the
+ * bytes as they were read; if the guest changed them meanwhile, its write has set the page's dirty
+ * bit again and the page will be looked at once more. Any thread may call.
+ */
+#ifndef MEM_PAGE_H
+#define MEM_PAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Is the 4 KiB page at p (page aligned) all zero? AVX2 where the processor has it. */
+bool page_is_zero(const void *p);
+
+/* 32 bits of XXH3 over the 4 KiB at p: finds damage in transit, is no defence against malice. */
+uint32_t page_sum(const void *p);
+
+#endif

@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/chan.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/sockios.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+#define RING_ENTRIES 4
+
+enum direction { SENDING, RECEIVING, N_DIRECTIONS };
+
+/* One vectored operation, gone on with until its bytes are all through. */
+struct transfer {
+	bool in_flight;	 /* the kernel holds msg and the buffers */
+	bool unfinished; /* bytes are left */
+	struct msghdr msg;
+	struct iovec iov[MIG_CHAN_MAX_IOV];
+	struct iovec *at; /* first piece with bytes left */
+	unsigned left;	  /* pieces from there on */
+	uint64_t bytes;	  /* moved in this direction so far */
+};
+
+struct mig_chan {
+	/* owner's thread */
+	struct io_uring ring;
+	uint64_t idle_timeout_ns;
+	int error; /* sticky, -errno */
+	struct transfer transfers[N_DIRECTIONS];
+	char peer[256];
+	/* any thread */
+	int fd;
+	atomic_bool aborted;
+};
+
+int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle_timeout_ns,
+		  struct err *e)
+{
+	struct mig_chan *c = calloc(1, sizeof(*c));
+	int rc = c ? io_uring_queue_init(RING_ENTRIES, &c->ring, 0) : -ENOMEM;
+	int flags = fcntl(fd, F_GETFL);
+
+	/* io_uring waits for a blocking socket and gives up at once on a non-blocking one. */
+	if (!rc && (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK))) {
+		rc = -errno;
+		io_uring_queue_exit(&c->ring);
+	}
+	if (rc) {
+		free(c);
+		(void)close(fd);
+		return err_sys(e, -rc, "cannot set up io_uring for the migration%s",
+			       rc == -EPERM || rc == -ENOSYS
+				       ? " (is kernel.io_uring_disabled set?)"
+				       : "");
+	}
+	c->fd = fd;
+	c->idle_timeout_ns = idle_timeout_ns;
+	(void)snprintf(c->peer, sizeof(c->peer), "%s", peer);
+	*out = c;
+	return 0;
+}
+
+/* The one place where a failure becomes words. */
+static int explain(const struct mig_chan *c, int rc, struct err *e)
+{
+	switch (rc) {
+	case -ECANCELED:
+		return err_set(e, ECANCELED, "cancelled");
+	case -ECONNRESET:
+	case -EPIPE:
+		return err_set(e, ECONNRESET, "%s closed the connection", c->peer);
+	case -ETIMEDOUT:
+		return err_set(e, ETIMEDOUT, "%s has not answered for %llu s", c->peer,
+			       (unsigned long long)(c->idle_timeout_ns / NS_PER_SEC));
+	default:
+		return err_sys(e, -rc, "the connection to %s broke", c->peer);
+	}
+}
+
+static int fail(struct mig_chan *c, int rc, struct err *e)
+{
+	if (atomic_load(&c->aborted))
+		rc = -ECANCELED;
+	if (!c->error)
+		c->error = rc;
+	return explain(c, c->error, e);
+}
+
+static int submit(struct mig_chan *c, enum direction dir)
+{
+	struct transfer *t = &c->transfers[dir];
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&c->ring);
+	int rc;
+
+	if (!sqe)
+		return -EBUSY; /* cannot happen: two operations, four entries */
+	t->msg = (struct msghdr){.msg_iov = t->at, .msg_iovlen = t->left};
+	/* No MSG_WAITALL: every piece that moves completes, and so proves that the peer lives. */
+	if (dir == SENDING)
+		io_uring_prep_sendmsg(sqe, c->fd, &t->msg, MSG_NOSIGNAL);
+	else
+		io_uring_prep_recvmsg(sqe, c->fd, &t->msg, 0);
+	io_uring_sqe_set_data64(sqe, dir);
+	rc = io_uring_submit(&c->ring);
+	if (rc < 0)
+		return rc;
+	t->in_flight = true;
+	return 0;
+}
+
+/* n more bytes went through. */
+static void advance(struct transfer *t, size_t n)
+{
+	__atomic_fetch_add(&t->bytes, n, __ATOMIC_RELAXED);
+	while (t->left && n >= t->at->iov_len) {
+		n -= t->at->iov_len;
+		t->at++;
+		t->left--;
+	}
+	if (n) {
+		t->at->iov_base = (char *)t->at->iov_base + n;
+		t->at->iov_len -= n;
+	}
+	t->unfinished = t->left > 0;
+}
+
+/* Take in one completion. */
+static int complete(struct mig_chan *c, struct io_uring_cqe *cqe)
+{
+	enum direction dir = (enum direction)io_uring_cqe_get_data64(cqe);
+	struct transfer *t = &c->transfers[dir];
+	int res = cqe->res;
+
+	io_uring_cqe_seen(&c->ring, cqe);
+	t->in_flight = false;
+	if (res == -EINTR || res == -EAGAIN)
+		res = 0;
+	else if (res == 0)
+		res = -ECONNRESET; /* the end of the stream */
+	if (res < 0)
+		return res;
+	advance(t, (size_t)res);
+	return t->unfinished ? submit(c, dir) : 0;
+}
+
+/* Wait until the kernel holds none of our buffers any more. */
+static void settle(struct mig_chan *c)
+{
+	struct io_uring_cqe *cqe;
+
+	(void)shutdown(c->fd, SHUT_RDWR);
+	while (c->transfers[SENDING].in_flight || c->transfers[RECEIVING].in_flight) {
+		if (io_uring_wait_cqe(&c->ring, &cqe))
+			continue;
+		c->transfers[io_uring_cqe_get_data64(cqe)].in_flight = false;
+		io_uring_cqe_seen(&c->ring, cqe);
+	}
+}
+
+static int finish(struct mig_chan *c, enum direction dir, struct err *e)
+{
+	struct transfer *t = &c->transfers[dir];
+	int rc = 0;
+
+	while (!c->error && !rc && t->unfinished) {
+		struct __kernel_timespec ts = {
+			.tv_sec = (long long)(c->idle_timeout_ns / NS_PER_SEC),
+			.tv_nsec = (long long)(c->idle_timeout_ns % NS_PER_SEC)};
+		struct io_uring_cqe *cqe;
+
+		rc = io_uring_wait_cqe_timeout(&c->ring, &cqe, &ts);
+		if (rc == -EINTR)
+			rc = 0;
+		else if (rc == -ETIME)
+			rc = -ETIMEDOUT;
+		else if (!rc)
+			rc = complete(c, cqe);
+	}
+	if (!c->error && !rc)
+		return 0;
+	rc = fail(c, rc, e);
+	settle(c);
+	return rc;
+}
+
+static int begin(struct mig_chan *c, enum direction dir, struct err *e)
+{
+	struct transfer *t = &c->transfers[dir];
+	int rc;
+
+	advance(t, 0); /* skip empty pieces */
+	if (c->error || atomic_load(&c->aborted))
+		return fail(c, c->error, e);
+	if (!t->unfinished)
+		return 0;
+	rc = submit(c, dir);
+	return rc ? fail(c, rc, e) : 0;
+}
+
+int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n, struct err *e)
+{
+	struct transfer *t = &c->transfers[SENDING];
+	int rc = mig_chan_send_end(c, e);
+
+	if (rc)
+		return rc;
+	if (n > MIG_CHAN_MAX_IOV)
+		return fail(c, -EMSGSIZE, e);
+	memcpy(t->iov, iov, n * sizeof(*iov));
+	t->at = t->iov;
+	t->left = n;
+	return begin(c, SENDING, e);
+}
+
+int mig_chan_send_end(struct mig_chan *c, struct err *e)
+{
+	return finish(c, SENDING, e);
+}
+
+int mig_chan_send(struct mig_chan *c, const void *data, size_t len, struct err *e)
+{
+	struct iovec iov = {.iov_base = (void *)(uintptr_t)data, .iov_len = len};
+	int rc = mig_chan_send_begin(c, &iov, 1, e);
+
+	return rc ? rc : mig_chan_send_end(c, e);
+}
+
+int mig_chan_recvv(struct mig_chan *c, struct iovec *iov, unsigned n, struct err *e)
+{
+	struct transfer *t = &c->transfers[RECEIVING];
+	int rc;
+
+	t->at = iov;
+	t->left = n;
+	rc = begin(c, RECEIVING, e);
+	return rc ? rc : finish(c, RECEIVING, e);
+}
+
+int mig_chan_recv(struct mig_chan *c, void *data, size_t len, struct err *e)
+{
+	struct iovec iov = {.iov_base = data, .iov_len = len};
+
+	return mig_chan_recvv(c, &iov, 1, e);
+}
+
+void mig_chan_set_idle_timeout(struct mig_chan *c, uint64_t ns)
+{
+	c->idle_timeout_ns = ns;
+}
+
+uint64_t mig_chan_sent(const struct mig_chan *c)
+{
+	return __atomic_load_n(&c->transfers[SENDING].bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t mig_chan_received(const struct mig_chan *c)
+{
+	return __atomic_load_n(&c->transfers[RECEIVING].bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t mig_chan_queued(const struct mig_chan *c)
+{
+	int bytes = 0;
+
+	if (ioctl(c->fd, SIOCOUTQ, &bytes) || bytes < 0)
+		return 0;
+	return (uint64_t)bytes;
+}
+
+bool mig_chan_readable(const struct mig_chan *c)
+{
+	struct pollfd p = {.fd = c->fd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0;
+}
+
+int mig_chan_wait_readable(const struct mig_chan *c, struct mig_stop *stop, struct err *e)
+{
+	int rc = mig_stop_wait(stop, c->fd, POLLIN, c->idle_timeout_ns);
+
+	return rc ? explain(c, rc, e) : 0;
+}
+
+size_t mig_chan_last_words(struct mig_chan *c, void *data, size_t room)
+{
+	ssize_t n = c->error ? recv(c->fd, data, room, MSG_DONTWAIT) : 0;
+
+	return n > 0 ? (size_t)n : 0;
+}
+
+void mig_chan_linger(struct mig_chan *c, uint64_t ns)
+{
+	uint64_t end = clock_mono_ns() + ns, now;
+	struct pollfd p = {.fd = c->fd, .events = POLLIN};
+	char dropped[65536];
+
+	if (c->error || shutdown(c->fd, SHUT_WR))
+		return;
+	while ((now = clock_mono_ns()) < end) {
+		if (poll(&p, 1, (int)((end - now) / NS_PER_MS + 1)) < 0 && errno != EINTR)
+			return;
+		if (p.revents && recv(c->fd, dropped, sizeof(dropped), MSG_DONTWAIT) <= 0)
+			return;
+	}
+}
+
+void mig_chan_abort(struct mig_chan *c)
+{
+	atomic_store(&c->aborted, true);
+	(void)shutdown(c->fd, SHUT_RDWR);
+}
+
+void mig_chan_close(struct mig_chan *c)
+{
+	if (!c)
+		return;
+	settle(c);
+	io_uring_queue_exit(&c->ring);
+	(void)close(c->fd);
+	free(c);
+}

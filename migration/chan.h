@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A channel: one connected stream socket, driven by io_uring.
+ *
+ * Whole pieces only: a send or receive ends when every byte has gone through, or with an error. One
+ * send may be left under way (mig_chan_send_begin) while its owner prepares the next; its buffers
+ * must stay until mig_chan_send_end. An error is sticky: after the first one every call fails the
+ * same way, so a broken stream is never continued in the middle.
+ *
+ * Every wait is bounded: an operation in which no byte moves for the idle timeout fails with
+ * -ETIMEDOUT. The end of the stream is an error in exactly one place, here: -ECONNRESET, "closed the
+ * connection". mig_chan_abort() ends any wait at once from another thread.
+ *
+ * Threads: owned by one thread; mig_chan_abort() and mig_chan_on_wire() from any, while it lives.
+ */
+#ifndef MIGRATION_CHAN_H
+#define MIGRATION_CHAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/err.h"
+#include "migration/stop.h"
+
+#define MIG_CHAN_MAX_IOV 1024 /* the kernel's limit for one call */
+
+struct mig_chan;
+
+/* Takes over the socket (closed on error too). `peer` names the other side in messages. */
+int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle_timeout_ns,
+		  struct err *e);
+/* Ends what is under way and closes. NULL is fine. */
+void mig_chan_close(struct mig_chan *c);
+
+/* The iovec array is copied, the bytes it points to are not. */
+int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n, struct err *e);
+/* Wait until the send that was begun (if any) is done. */
+int mig_chan_send_end(struct mig_chan *c, struct err *e);
+int mig_chan_send(struct mig_chan *c, const void *data, size_t len, struct err *e);
+
+/* Fill the pieces in order. The iovec array is used up. */
+int mig_chan_recvv(struct mig_chan *c, struct iovec *iov, unsigned n, struct err *e);
+int mig_chan_recv(struct mig_chan *c, void *data, size_t len, struct err *e);
+
+/* From now on at most this long without a byte moving. */
+void mig_chan_set_idle_timeout(struct mig_chan *c, uint64_t ns);
+
+uint64_t mig_chan_sent(const struct mig_chan *c);     /* bytes handed to the socket */
+uint64_t mig_chan_received(const struct mig_chan *c); /* bytes taken from it */
+/* Of the sent bytes, those that the peer's host has not acknowledged. 0 where it cannot be told. */
+uint64_t mig_chan_queued(const struct mig_chan *c);
+
+/* Is there something to receive (or the end of the stream) right now? */
+bool mig_chan_readable(const struct mig_chan *c);
+
+/*
+ * Wait for that within the idle timeout. Unlike a receive it leaves the channel usable when the
+ * stop is set (-ECANCELED) or the time is over (-ETIMEDOUT).
+ */
+int mig_chan_wait_readable(const struct mig_chan *c, struct mig_stop *stop, struct err *e);
+
+/*
+ * After a failure: bytes that the peer had sent before (its reason, perhaps). Not waited for.
+ * Returns how many were copied to data.
+ */
+size_t mig_chan_last_words(struct mig_chan *c, void *data, size_t room);
+
+/* No more sending, read and drop what still comes for at most ns: lets a last message arrive. */
+void mig_chan_linger(struct mig_chan *c, uint64_t ns);
+
+/* Break the connection: every call, under way or later, fails with -ECANCELED. Any thread. */
+void mig_chan_abort(struct mig_chan *c);
+
+#endif

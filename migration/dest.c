@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The destination: listen, receive one guest at a time, take it over (docs/handover.md). */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "migration/incoming.h"
+#include "migration/migration.h"
+#include "migration/stop.h"
+#include "migration/uri.h"
+
+#define HELLO_TIMEOUT_NS  (5 * NS_PER_SEC)
+#define IDLE_TIMEOUT_NS	  (30 * NS_PER_SEC)
+#define COMMIT_TIMEOUT_NS (10 * NS_PER_SEC)
+#define FAIL_LINGER_NS	  NS_PER_SEC
+
+struct mig_dest {
+	/* constant after start */
+	struct mig_dest_config cfg;
+	struct mig_uri uri;
+	char name[MIG_URI_BYTES];
+	pthread_t thread;
+	struct mig_stop stop;
+	/* guarded by lock */
+	pthread_mutex_t lock;
+	pthread_cond_t decided;
+	bool quit, decision;
+	uint64_t token_hash;
+	uint64_t begin_ns;
+	struct mig_status status;
+	struct mig_chan *chan; /* set and cleared by the coordinator */
+	/* the coordinator's own */
+	int listen_fd;
+	struct wire_writer writer;
+	struct wire_reader reader;
+	struct mig_incoming in;
+};
+
+static void set_state(struct mig_dest *d, enum mig_state state, const struct err *e)
+{
+	struct mig_event ev = {.kind = MIG_EVENT_STATE, .state = state};
+
+	pthread_mutex_lock(&d->lock);
+	d->status.state = state;
+	(void)snprintf(d->status.error, sizeof(d->status.error), "%s", e ? e->msg : "");
+	pthread_mutex_unlock(&d->lock);
+	if (d->cfg.on_event)
+		d->cfg.on_event(d->cfg.event_ctx, &ev);
+}
+
+static void update_figures(struct mig_dest *d)
+{
+	pthread_mutex_lock(&d->lock);
+	d->status.transferred_bytes = mig_chan_received(d->chan);
+	d->status.normal_pages = d->in.normal_pages;
+	d->status.zero_pages = d->in.zero_pages;
+	d->status.total_ns = clock_mono_ns() - d->begin_ns;
+	pthread_mutex_unlock(&d->lock);
+}
+
+static int send_u64(struct mig_dest *d, enum wire_type type, uint64_t v, struct err *e)
+{
+	struct wbuf meta;
+	int rc;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	put_u64(&meta, v);
+	rc = wire_send(&d->writer, d->chan, type, &meta, e);
+	wbuf_free(&meta);
+	return rc;
+}
+
+static void send_fail(struct mig_dest *d, const struct err *why)
+{
+	struct err ignored = ERR_INIT;
+	struct wbuf meta;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	wire_put_text(&meta, why->msg);
+	if (!wire_send(&d->writer, d->chan, WIRE_FAIL, &meta, &ignored))
+		mig_chan_linger(d->chan, FAIL_LINGER_NS);
+	wbuf_free(&meta);
+}
+
+static int aborted(struct mig_dest *d, struct err *e)
+{
+	char text[WIRE_TEXT_MAX + 1];
+
+	wire_get_text(&d->reader.meta, text);
+	return err_set(e, ECONNABORTED, "the source gave up: %s", text);
+}
+
+/* ---- one attempt ---- */
+
+static int receive_hello(struct mig_dest *d, struct err *e)
+{
+	struct wire_hello *h = calloc(1, sizeof(*h));
+	struct wire_frame f;
+	int rc = h ? wire_recv(&d->reader, d->chan, &f, e) : err_set(e, ENOMEM, "out of memory");
+
+	if (!rc && f.type != WIRE_HELLO)
+		rc = err_set(e, EPROTO, "the stream begins with a %s message",
+			     wire_type_name(f.type));
+	if (!rc)
+		rc = wire_get_hello(&d->reader.meta, h, e);
+	if (!rc)
+		rc = mig_incoming_check_hello(&d->in, h, e);
+	if (!rc) {
+		pthread_mutex_lock(&d->lock);
+		d->token_hash = h->token_hash;
+		pthread_mutex_unlock(&d->lock);
+	}
+	free(h);
+	return rc;
+}
+
+static int welcome(struct mig_dest *d, struct err *e)
+{
+	struct wbuf meta;
+	int rc;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	put_u16(&meta, WIRE_VERSION);
+	put_u64(&meta, 0); /* features */
+	rc = wire_send(&d->writer, d->chan, WIRE_WELCOME, &meta, e);
+	wbuf_free(&meta);
+	return rc;
+}
+
+static int pass_mark(struct mig_dest *d, struct err *e)
+{
+	uint64_t pages;
+	int rc = wire_get_one_u64(&d->reader.meta, "pass", &pages, e);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&d->lock);
+	d->status.passes++;
+	d->status.remaining_bytes = pages > d->cfg.mem->size_bytes / MEM_PAGE_BYTES
+					    ? d->cfg.mem->size_bytes
+					    : pages * MEM_PAGE_BYTES;
+	pthread_mutex_unlock(&d->lock);
+	return 0;
+}
+
+/* Everything up to the end mark. */
+static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e)
+{
+	struct wire_frame f;
+
+	for (;;) {
+		int rc = wire_recv(&d->reader, d->chan, &f, e);
+
+		if (rc)
+			return rc;
+		switch (f.type) {
+		case WIRE_PAGES:
+			rc = mig_incoming_pages(&d->in, d->chan, &d->reader.meta, f.data_bytes, e);
+			break;
+		case WIRE_PASS:
+			rc = pass_mark(d, e);
+			break;
+		case WIRE_SECTION:
+			rc = mig_incoming_section(&d->in, &d->reader.meta, e);
+			break;
+		case WIRE_END:
+			rc = wire_get_end(&d->reader.meta, end, e);
+			update_figures(d);
+			return rc ? rc : mig_incoming_complete(&d->in, end, e);
+		case WIRE_ABORT:
+			return aborted(d, e);
+		default:
+			return err_set(e, EPROTO, "a %s message in the middle of the memory",
+				       wire_type_name(f.type));
+		}
+		if (rc)
+			return rc;
+		update_figures(d);
+	}
+}
+
+/*
+ * Ready: the source alone decides now. 0: the commit came. -ECONNABORTED: the source said that it
+ * keeps its guest. Anything else leaves open what it decided: -EINPROGRESS.
+ */
+static int await_commit(struct mig_dest *d, struct err *e)
+{
+	struct wire_frame f;
+	uint64_t token = 0;
+	int rc;
+
+	mig_chan_set_idle_timeout(d->chan, COMMIT_TIMEOUT_NS);
+	rc = wire_recv(&d->reader, d->chan, &f, e);
+	if (!rc && f.type == WIRE_ABORT)
+		return aborted(d, e);
+	if (!rc && f.type != WIRE_COMMIT)
+		rc = err_set(e, EPROTO, "a %s message where the commit was due",
+			     wire_type_name(f.type));
+	if (!rc)
+		rc = wire_get_one_u64(&d->reader.meta, "commit", &token, e);
+	if (!rc && wire_token_hash(token) != d->token_hash)
+		rc = err_set(e, EPROTO, "the commit carries a wrong token");
+	return rc ? -EINPROGRESS : 0;
+}
+
+/* Wait for somebody to bring the token. False: the destination is being ended. */
+static bool await_decision(struct mig_dest *d)
+{
+	bool decision;
+
+	pthread_mutex_lock(&d->lock);
+	while (!d->quit && !d->decision)
+		pthread_cond_wait(&d->decided, &d->lock);
+	decision = d->decision;
+	pthread_mutex_unlock(&d->lock);
+	return decision;
+}
+
+static int take_over(struct mig_dest *d, bool run, bool tell, struct err *e)
+{
+	struct err ignored = ERR_INIT;
+	uint64_t begin_ns = clock_mono_ns();
+	int rc = d->cfg.machine.taken_over(d->cfg.machine.ctx, run, e);
+
+	if (tell && !rc)
+		(void)send_u64(d, WIRE_RUNNING, clock_mono_ns() - begin_ns, &ignored);
+	else if (tell)
+		send_fail(d, e);
+	return rc;
+}
+
+static int attempt(struct mig_dest *d, struct err *e)
+{
+	struct wire_end end = {0};
+	uint64_t begin_ns;
+	bool tell = true;
+	int rc = receive_hello(d, e);
+
+	if (!rc)
+		rc = welcome(d, e);
+	if (rc)
+		return rc;
+	set_state(d, MIG_ACTIVE, NULL);
+	mig_chan_set_idle_timeout(d->chan, IDLE_TIMEOUT_NS);
+	rc = receive_guest(d, &end, e);
+	if (rc)
+		return rc;
+	set_state(d, MIG_DEVICE, NULL);
+	begin_ns = clock_mono_ns();
+	rc = d->cfg.machine.apply(d->cfg.machine.ctx, e);
+	if (rc) {
+		err_prefix(e, "loading the guest's state");
+		return rc;
+	}
+	rc = send_u64(d, WIRE_READY, clock_mono_ns() - begin_ns, e);
+	if (rc)
+		return rc; /* the source cannot have committed: it has not heard READY whole */
+	rc = await_commit(d, e);
+	if (rc == -EINPROGRESS && !mig_stop_is_set(&d->stop)) {
+		tell = false;
+		set_state(d, MIG_UNDECIDED, e);
+		log_warn("the handover is undecided: %s; the guest is complete here, but paused: if "
+			 "the source shows a token, the guest is this side's (ferry cont --token); "
+			 "if it runs at the source, end this side (ferry quit)",
+			 e->msg);
+		if (!await_decision(d))
+			return rc;
+		err_clear(e);
+		rc = 0;
+	}
+	return rc ? rc : take_over(d, end.was_running, tell, e);
+}
+
+static int start_attempt(struct mig_dest *d, int fd, struct err *e)
+{
+	struct mig_chan *chan;
+	int rc = mig_incoming_init(&d->in, d->cfg.mem, &d->cfg.machine, e);
+
+	if (rc) {
+		(void)close(fd);
+		return rc;
+	}
+	rc = mig_chan_open(&chan, fd, "the source", HELLO_TIMEOUT_NS, e);
+	if (rc)
+		return rc;
+	d->writer = (struct wire_writer){0};
+	wire_reader_free(&d->reader);
+	pthread_mutex_lock(&d->lock);
+	d->chan = chan;
+	d->begin_ns = clock_mono_ns();
+	d->status = (struct mig_status){.state = d->status.state,
+					.page_bytes = MEM_PAGE_BYTES,
+					.ram_total_bytes = d->cfg.mem->size_bytes};
+	if (d->quit)
+		mig_chan_abort(chan);
+	pthread_mutex_unlock(&d->lock);
+	return 0;
+}
+
+static void end_attempt(struct mig_dest *d)
+{
+	pthread_mutex_lock(&d->lock);
+	mig_chan_close(d->chan);
+	d->chan = NULL;
+	pthread_mutex_unlock(&d->lock);
+	mig_incoming_free(&d->in);
+}
+
+/* A source has connected. True: the guest lives here now, nobody else is waited for. */
+static bool serve(struct mig_dest *d, int fd)
+{
+	struct err e = ERR_INIT;
+	enum mig_state before = d->status.state; /* only this thread writes it */
+	int rc = start_attempt(d, fd, &e);
+
+	if (!rc)
+		rc = attempt(d, &e);
+	if (!rc) {
+		end_attempt(d);
+		set_state(d, MIG_COMPLETED, NULL);
+		return true;
+	}
+	if (d->chan)
+		send_fail(d, &e);
+	end_attempt(d);
+	if (mig_stop_is_set(&d->stop))
+		return false;
+	(void)mem_discard(d->cfg.mem, &e);
+	log_warn("an incoming migration failed: %s; waiting for another at %s", e.msg, d->name);
+	/* Somebody who was turned away at the door is no migration that failed. */
+	set_state(d, d->status.state == before ? before : MIG_FAILED, &e);
+	return false;
+}
+
+static void *coordinator(void *arg)
+{
+	struct mig_dest *d = arg;
+	bool here = false;
+
+	while (!here && !mig_stop_is_set(&d->stop)) {
+		int fd, rc = mig_stop_wait(&d->stop, d->listen_fd, POLLIN, 3600 * NS_PER_SEC);
+
+		if (rc)
+			continue;
+		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd < 0)
+			continue;
+		mig_socket_tune(fd);
+		here = serve(d, fd);
+	}
+	(void)close(d->listen_fd);
+	if (d->uri.kind == MIG_URI_UNIX)
+		(void)unlink(d->uri.path);
+	return NULL;
+}
+
+/* ---- the owner's side ---- */
+
+int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, struct err *e)
+{
+	struct mig_dest *d = calloc(1, sizeof(*d));
+	int rc = d ? mig_uri_parse(cfg->uri, &d->uri, e) : err_set(e, ENOMEM, "out of memory");
+
+	if (!rc)
+		rc = mig_uri_listen(&d->uri, &d->listen_fd, d->name, e);
+	if (rc) {
+		free(d);
+		return rc;
+	}
+	d->cfg = *cfg;
+	(void)pthread_mutex_init(&d->lock, NULL);
+	(void)pthread_cond_init(&d->decided, NULL);
+	rc = mig_stop_init(&d->stop);
+	if (!rc)
+		rc = -pthread_create(&d->thread, NULL, coordinator, d);
+	if (rc) {
+		mig_stop_free(&d->stop);
+		(void)close(d->listen_fd);
+		free(d);
+		return err_sys(e, -rc, "cannot start the migration thread");
+	}
+	(void)pthread_setname_np(d->thread, "mig-dest");
+	*out = d;
+	return 0;
+}
+
+const char *mig_dest_uri(const struct mig_dest *d)
+{
+	return d->name;
+}
+
+void mig_dest_status(struct mig_dest *d, struct mig_status *out)
+{
+	pthread_mutex_lock(&d->lock);
+	*out = d->status;
+	pthread_mutex_unlock(&d->lock);
+}
+
+static int decide(struct mig_dest *d, const uint64_t *token, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&d->lock);
+	if (d->status.state != MIG_UNDECIDED) {
+		rc = err_set(e, EINVAL, "no handover is undecided here");
+	} else if (token && wire_token_hash(*token) != d->token_hash) {
+		rc = err_set(e, EPERM, "this is not the token of the source");
+	} else {
+		d->decision = true;
+		pthread_cond_broadcast(&d->decided);
+	}
+	pthread_mutex_unlock(&d->lock);
+	return rc;
+}
+
+int mig_dest_decide(struct mig_dest *d, uint64_t token, struct err *e)
+{
+	return decide(d, &token, e);
+}
+
+int mig_dest_decide_forced(struct mig_dest *d, struct err *e)
+{
+	return decide(d, NULL, e);
+}
+
+void mig_dest_free(struct mig_dest *d)
+{
+	if (!d)
+		return;
+	mig_stop_set(&d->stop);
+	pthread_mutex_lock(&d->lock);
+	d->quit = true;
+	pthread_cond_broadcast(&d->decided);
+	if (d->chan)
+		mig_chan_abort(d->chan);
+	pthread_mutex_unlock(&d->lock);
+	(void)pthread_join(d->thread, NULL);
+	wire_reader_free(&d->reader);
+	mig_stop_free(&d->stop);
+	(void)pthread_cond_destroy(&d->decided);
+	(void)pthread_mutex_destroy(&d->lock);
+	free(d);
+}

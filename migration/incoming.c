@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/incoming.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mem/bits.h"
+#include "mem/page.h"
+
+int mig_incoming_init(struct mig_incoming *in, struct mem *mem, const struct mig_machine *machine,
+		      struct err *e)
+{
+	*in = (struct mig_incoming){.mem = mem, .machine = machine};
+	in->section_seen = calloc(machine->n_sections + 1, sizeof(bool));
+	if (!in->section_seen)
+		goto out_of_memory;
+	for (unsigned i = 0; i < mem->n_blocks; i++) {
+		uint64_t words = bits_words(mem->blocks[i].n_pages);
+
+		in->arrived[i] = calloc(words, sizeof(uint64_t));
+		in->suspect[i] = calloc(words, sizeof(uint64_t));
+		if (!in->arrived[i] || !in->suspect[i])
+			goto out_of_memory;
+	}
+	return 0;
+out_of_memory:
+	mig_incoming_free(in);
+	return err_set(e, ENOMEM, "out of memory for the record of arrived pages");
+}
+
+void mig_incoming_free(struct mig_incoming *in)
+{
+	for (unsigned i = 0; i < MEM_MAX_BLOCKS; i++) {
+		free(in->arrived[i]);
+		free(in->suspect[i]);
+		in->arrived[i] = in->suspect[i] = NULL;
+	}
+	free(in->section_seen);
+	in->section_seen = NULL;
+}
+
+static const struct mig_section *find_section(const struct mig_incoming *in, const char *name,
+					      uint32_t instance, unsigned *index)
+{
+	for (unsigned i = 0; i < in->machine->n_sections; i++) {
+		const struct mig_section *s = &in->machine->sections[i];
+
+		if (s->instance == instance && !strcmp(s->table->name, name)) {
+			*index = i;
+			return s;
+		}
+	}
+	return NULL;
+}
+
+static int check_blocks(const struct mem *m, const struct wire_hello *h, struct err *e)
+{
+	uint64_t bytes = 0;
+
+	for (uint32_t i = 0; i < h->n_blocks; i++)
+		bytes += h->blocks[i].size_bytes;
+	if (bytes != m->size_bytes)
+		return err_set(e, EINVAL,
+			       "the source's guest has %llu KiB of memory, this one %llu KiB: start "
+			       "the destination with the same --mem",
+			       (unsigned long long)(bytes >> 10),
+			       (unsigned long long)(m->size_bytes >> 10));
+	if (h->n_blocks != m->n_blocks)
+		return err_set(e, EINVAL, "the source's memory is laid out in %u blocks, this one's "
+					  "in %u",
+			       h->n_blocks, m->n_blocks);
+	for (uint32_t i = 0; i < h->n_blocks; i++) {
+		const struct mem_block *b = &m->blocks[i];
+
+		if (strcmp(h->blocks[i].name, b->name) || h->blocks[i].gpa != b->gpa ||
+		    h->blocks[i].size_bytes != b->size_bytes)
+			return err_set(e, EINVAL,
+				       "the source's memory is laid out differently: block %u is "
+				       "'%s', here '%s'",
+				       i, h->blocks[i].name, b->name);
+	}
+	return 0;
+}
+
+int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_hello *h,
+			     struct err *e)
+{
+	int rc;
+	unsigned index;
+
+	if (h->features)
+		return err_set(e, EPROTONOSUPPORT,
+			       "the source needs features (0x%llx) that this version does not know",
+			       (unsigned long long)h->features);
+	if (h->page_bytes != MEM_PAGE_BYTES)
+		return err_set(e, EINVAL, "the source has pages of %u bytes, this side of %llu",
+			       h->page_bytes, MEM_PAGE_BYTES);
+	rc = check_blocks(in->mem, h, e);
+	if (rc)
+		return rc;
+	if (h->n_cpus != in->machine->n_cpus)
+		return err_set(e, EINVAL,
+			       "the source's guest has %u vCPUs, this one %u: start the destination "
+			       "with the same --cpus",
+			       h->n_cpus, in->machine->n_cpus);
+	for (uint32_t i = 0; i < h->n_sections; i++) {
+		const struct wire_section_id *id = &h->sections[i];
+		const struct mig_section *s = find_section(in, id->name, id->instance, &index);
+
+		if (!s)
+			return err_set(e, EINVAL,
+				       "the source's guest has a device that this one has not: "
+				       "'%s' number %u",
+				       id->name, id->instance);
+		if (s->table->version != id->version)
+			return err_set(e, EINVAL, "the state of '%s' has version %u, this side "
+						  "knows %u",
+				       id->name, id->version, s->table->version);
+	}
+	if (h->n_sections != in->machine->n_sections)
+		return err_set(e, EINVAL,
+			       "the source's guest has %u pieces of device state, this one %u: start "
+			       "the destination with the same devices",
+			       h->n_sections, in->machine->n_sections);
+	return 0;
+}
+
+static void set_arrived(struct mig_incoming *in, unsigned block, uint64_t page)
+{
+	if (!bits_test(in->arrived[block], page)) {
+		bits_set(in->arrived[block], page);
+		in->n_arrived++;
+	}
+}
+
+static void set_suspect(struct mig_incoming *in, unsigned block, uint64_t page, bool suspect)
+{
+	if (bits_test(in->suspect[block], page) == suspect)
+		return;
+	if (suspect) {
+		bits_set(in->suspect[block], page);
+		in->n_suspect++;
+	} else {
+		bits_clear(in->suspect[block], page);
+		in->n_suspect--;
+	}
+}
+
+/* A page of zeroes. RAM that nothing arrived in yet is zero, and stays untouched. */
+static void take_zero(struct mig_incoming *in, unsigned block, uint64_t page)
+{
+	uint8_t *at = in->mem->blocks[block].hva + page * MEM_PAGE_BYTES;
+
+	if (bits_test(in->arrived[block], page) && !page_is_zero(at))
+		memset(at, 0, MEM_PAGE_BYTES);
+	set_arrived(in, block, page);
+	set_suspect(in, block, page, false);
+	in->zero_pages++;
+}
+
+static void check_run(struct mig_incoming *in, const struct wire_run *run, const uint32_t *sums)
+{
+	unsigned block = in->pages.block;
+	const uint8_t *at = in->mem->blocks[block].hva + run->first_page * MEM_PAGE_BYTES;
+
+	for (uint32_t i = 0; i < run->n_pages; i++) {
+		uint64_t page = run->first_page + i;
+
+		set_arrived(in, block, page);
+		set_suspect(in, block, page, page_sum(at + i * MEM_PAGE_BYTES) != sums[i]);
+	}
+	in->normal_pages += run->n_pages;
+}
+
+int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf *meta,
+		       uint32_t data_bytes, struct err *e)
+{
+	struct wire_pages *p = &in->pages;
+	struct iovec iov[WIRE_CHUNK_PAGES];
+	const uint32_t *sums = p->sums;
+	unsigned n = 0;
+	int rc = wire_get_pages(meta, in->mem, data_bytes, p, e);
+
+	if (rc)
+		return rc;
+	for (uint32_t i = 0; i < p->n_runs; i++) {
+		const struct wire_run *run = &p->runs[i];
+
+		if (run->zero)
+			continue;
+		iov[n++] = (struct iovec){.iov_base = in->mem->blocks[p->block].hva +
+						      run->first_page * MEM_PAGE_BYTES,
+					  .iov_len = run->n_pages * MEM_PAGE_BYTES};
+	}
+	rc = n ? mig_chan_recvv(c, iov, n, e) : 0;
+	if (rc)
+		return rc;
+	for (uint32_t i = 0; i < p->n_runs; i++) {
+		const struct wire_run *run = &p->runs[i];
+
+		if (!run->zero) {
+			check_run(in, run, sums);
+			sums += run->n_pages;
+			continue;
+		}
+		for (uint32_t k = 0; k < run->n_pages; k++)
+			take_zero(in, p->block, run->first_page + k);
+	}
+	return 0;
+}
+
+int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e)
+{
+	char name[MEM_BLOCK_NAME_LEN];
+	uint32_t instance, version;
+	const struct mig_section *s;
+	unsigned index = 0;
+	int rc;
+
+	get_str8(meta, name, sizeof(name));
+	instance = get_u32(meta);
+	version = get_u32(meta);
+	if (meta->bad)
+		return err_set(e, EPROTO, "malformed section");
+	s = find_section(in, name, instance, &index);
+	if (!s || s->table->version != version || in->section_seen[index])
+		return err_set(e, EPROTO, "state section '%s' %u (version %u) was not announced, or "
+					  "comes twice",
+			       name, instance, version);
+	rc = fields_decode(meta, s->table, s->data, e);
+	if (rc)
+		return rc;
+	if (!rbuf_done(meta))
+		return err_set(e, EPROTO, "state section '%s' %u is %zu bytes too long", name,
+			       instance, rbuf_left(meta));
+	in->section_seen[index] = true;
+	in->n_sections_seen++;
+	return 0;
+}
+
+int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e)
+{
+	uint64_t total = in->mem->size_bytes >> MEM_PAGE_SHIFT;
+
+	if (end->normal_pages != in->normal_pages || end->zero_pages != in->zero_pages ||
+	    in->n_arrived != total)
+		return err_set(e, EPROTO,
+			       "memory is incomplete: %llu of %llu pages came, in %llu copies where "
+			       "%llu were sent",
+			       (unsigned long long)in->n_arrived, (unsigned long long)total,
+			       (unsigned long long)(in->normal_pages + in->zero_pages),
+			       (unsigned long long)(end->normal_pages + end->zero_pages));
+	if (in->n_suspect)
+		return err_set(e, EBADMSG, "%llu pages of memory were damaged on the way",
+			       (unsigned long long)in->n_suspect);
+	if (end->n_sections != in->n_sections_seen || in->n_sections_seen != in->machine->n_sections)
+		return err_set(e, EPROTO, "state is incomplete: %u sections came of %u",
+			       in->n_sections_seen, in->machine->n_sections);
+	return 0;
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What has arrived: RAM and sections on the destination's side of one attempt.
+ *
+ * Pages go from the socket straight into guest RAM. Two bits a page are kept: *arrived* (RAM is
+ * complete when every page has come at least once) and *suspect* (the last copy does not match its
+ * checksum). The source computes a checksum just before the page is sent while the guest may be
+ * writing it, so a mismatch is normal as long as a newer copy follows; one that is left at the end
+ * is damage, and the guest is refused.
+ *
+ * Threads: the destination's coordinator only.
+ */
+#ifndef MIGRATION_INCOMING_H
+#define MIGRATION_INCOMING_H
+
+#include "migration/machine.h"
+#include "migration/wire.h"
+
+struct mig_incoming {
+	struct mem *mem;
+	const struct mig_machine *machine;
+	uint64_t *arrived[MEM_MAX_BLOCKS], *suspect[MEM_MAX_BLOCKS];
+	uint64_t n_arrived, n_suspect; /* set bits in all */
+	bool *section_seen;	       /* per section of the machine */
+	uint32_t n_sections_seen;
+	uint64_t normal_pages, zero_pages; /* received, repeats included */
+	struct wire_pages pages;	   /* of the frame at work */
+};
+
+/* RAM must be all zero. */
+int mig_incoming_init(struct mig_incoming *in, struct mem *mem, const struct mig_machine *machine,
+		      struct err *e);
+void mig_incoming_free(struct mig_incoming *in);
+
+/* Can this guest live here? Refused with what differs and what to change. */
+int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_hello *h,
+			     struct err *e);
+/* A pages frame whose meta is at hand: receive its bytes into RAM. */
+int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf *meta,
+		       uint32_t data_bytes, struct err *e);
+int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e);
+/* Is everything here that the source says it sent, and is it whole? */
+int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e);
+
+#endif

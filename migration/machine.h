@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the migration engine sees of the machine it moves. The engine knows neither KVM nor virtio:
+ * vmm/ fills these in for a real VM, tests fill them in with synthetic ones.
+ */
+#ifndef MIGRATION_MACHINE_H
+#define MIGRATION_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/fields.h"
+#include "migration/bitmap.h"
+
+/*
+ * Where dirty pages come from. All calls but protect() come from one thread at a time; protect()
+ * comes from the sending thread and may run while harvest() runs.
+ */
+struct mig_dirty_source {
+	void *ctx;
+	/* Begin to record. From here on every write to RAM, guest's or host's, is recorded. */
+	int (*start)(void *ctx, struct err *e);
+	/*
+	 * Set the bit (mig_bitmap_or) of every page written since it was last protected. It does not
+	 * protect anything, and a page stays reported until it is protected.
+	 */
+	int (*harvest)(void *ctx, struct mig_bitmap *into, struct err *e);
+	/*
+	 * Forget that these pages were written, so that the next write is recorded: the pages of the
+	 * block whose bits are set in mask[0..n_words), bit 0 being page 64 * first_word.
+	 */
+	int (*protect)(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
+		       uint64_t n_words, struct err *e);
+	/* Stop recording. Also called after a failed start(). */
+	void (*stop)(void *ctx);
+};
+
+/*
+ * One piece of state outside RAM: a plain struct that `table` describes. Before it is encoded the
+ * machine's collect() has filled *data; after all have been decoded apply() checks and uses them.
+ */
+struct mig_section {
+	uint32_t instance; /* vCPU number; 0 where there is only one */
+	const struct field_table *table;
+	void *data;
+};
+
+struct mig_machine {
+	void *ctx;
+	/*
+	 * Source: stop every vCPU and device, so that neither RAM nor state changes any more.
+	 * *was_running tells whether the guest ran before (a paused guest may be moved too).
+	 */
+	int (*pause)(void *ctx, bool *was_running, struct err *e);
+	/* Source, before the commit point: go on as before pause(). */
+	int (*resume)(void *ctx, struct err *e);
+	/* Source, paused: fill the sections' data. */
+	int (*collect)(void *ctx, struct err *e);
+	/* Source: the commit point has passed, the guest is the destination's now. */
+	void (*given_away)(void *ctx);
+	/* Destination: RAM and sections are complete; check the sections, load them. Nothing runs. */
+	int (*apply)(void *ctx, struct err *e);
+	/* Destination: the guest is ours. Run it if `run`, else leave it paused. */
+	int (*taken_over)(void *ctx, bool run, struct err *e);
+	struct mig_section *sections;
+	unsigned n_sections;
+	unsigned n_cpus;
+};
+
+#endif

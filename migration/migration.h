@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Moving a running guest: the engine's front door.
+ *
+ * A *source* (mig_source) sends a guest away by precopy: all RAM once, then what was written
+ * meanwhile, until the rest is predicted to fit the downtime limit; then pause, last pages, state,
+ * handover (docs/handover.md). A *destination* (mig_dest) waits for one and takes it over.
+ *
+ * Whatever fails before the commit point, the source's guest goes on as if nothing had happened,
+ * and the destination throws away what it has and waits for the next attempt.
+ *
+ * Threads: each object has one coordinator thread of its own (plus the sync worker), which alone
+ * works on it. The functions here may be called from any thread and do not wait, but for
+ * *_free(), which cancels and joins. The event callback runs in the coordinator thread and must
+ * neither block nor call *_free().
+ */
+#ifndef MIGRATION_MIGRATION_H
+#define MIGRATION_MIGRATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "mem/mem.h"
+#include "migration/machine.h"
+
+enum mig_state {
+	MIG_NONE,	/* destination: waiting for a source */
+	MIG_SETUP,	/* connecting, agreeing on what is moved */
+	MIG_ACTIVE,	/* RAM is being sent, the guest runs at the source */
+	MIG_DEVICE,	/* switchover: paused at the source, last pages and state under way */
+	MIG_COMPLETED,	/* the destination owns the guest */
+	MIG_FAILED,	/* the source owns the guest */
+	MIG_CANCELLING, /* a cancel was asked for and is not done yet */
+	MIG_CANCELLED,	/* the source owns the guest */
+	/*
+	 * The link broke in the middle of the handover. Source: the commit is given away, but no word
+	 * came that it arrived; this side never runs the guest again. Destination: everything is
+	 * here, but no commit came; the guest stays paused until someone brings the token.
+	 */
+	MIG_UNDECIDED,
+};
+
+const char *mig_state_name(enum mig_state s); /* as query-migrate spells it */
+
+#define MIG_DOWNTIME_LIMIT_MS_DEFAULT 300
+#define MIG_DOWNTIME_LIMIT_MS_MAX     2000000
+#define MIG_BANDWIDTH_UNLIMITED	      0
+
+struct mig_params {
+	uint64_t max_bandwidth_bytes_s; /* MIG_BANDWIDTH_UNLIMITED = as fast as it goes */
+	uint64_t downtime_limit_ms;
+};
+
+/* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
+struct mig_status {
+	enum mig_state state;
+	char error[ERR_MSG_BYTES];     /* MIG_FAILED, MIG_UNDECIDED: what happened */
+	uint64_t token;		       /* source, MIG_UNDECIDED: what lets the destination run it */
+	uint64_t total_ns;	       /* running, or final */
+	uint64_t setup_ns;	       /* until RAM began to move */
+	uint64_t downtime_ns;	       /* completed: pause at the source to "it runs" from the other side */
+	uint64_t predicted_downtime_ns; /* active: if the switchover began now */
+	uint64_t predicted_at_switch_ns; /* what the prediction was when the switchover began */
+	uint64_t downtime_limit_ns;
+	/* RAM */
+	uint64_t page_bytes, ram_total_bytes, remaining_bytes;
+	uint64_t transferred_bytes; /* everything handed to the socket (received from it) */
+	uint64_t normal_pages, zero_pages;
+	uint64_t precopy_bytes, downtime_bytes; /* transferred before / after the pause */
+	uint64_t passes;		       /* iterations begun */
+	uint64_t syncs;			       /* dirty log harvests */
+	uint64_t dirty_pages_per_s, bytes_per_s; /* latest estimates */
+	uint64_t sync_ns_last, sync_ns_total;
+	uint64_t protect_calls, protect_pages;
+	uint64_t switchovers_called_off;
+};
+
+enum mig_event_kind {
+	MIG_EVENT_STATE, /* state changed */
+	MIG_EVENT_PASS,	 /* a sync was done: a new pass begins */
+};
+
+struct mig_event {
+	enum mig_event_kind kind;
+	enum mig_state state;
+	uint64_t pass;
+};
+
+typedef void mig_event_fn(void *ctx, const struct mig_event *ev);
+
+/* ---- source ---- */
+
+struct mig_source;
+
+struct mig_source_config {
+	const char *uri; /* tcp:HOST:PORT or unix:PATH */
+	const char *guest_name;
+	const struct mem *mem;
+	struct mig_dirty_source dirty;
+	struct mig_machine machine;
+	struct mig_params params;
+	mig_event_fn *on_event;
+	void *event_ctx;
+};
+
+/*
+ * Start moving the guest. -EINVAL for a bad URI (with a message); everything that takes time
+ * happens in the coordinator and shows up in the status. What cfg points to must outlive *out.
+ */
+int mig_source_start(struct mig_source **out, const struct mig_source_config *cfg, struct err *e);
+void mig_source_cancel(struct mig_source *s);
+void mig_source_set_params(struct mig_source *s, const struct mig_params *p);
+void mig_source_status(struct mig_source *s, struct mig_status *out);
+/* No longer under way: completed, failed, cancelled or undecided. */
+bool mig_source_ended(struct mig_source *s);
+/* Cancels if it is still under way, waits for the thread, frees. NULL is fine. */
+void mig_source_free(struct mig_source *s);
+
+/* ---- destination ---- */
+
+struct mig_dest;
+
+struct mig_dest_config {
+	const char *uri; /* tcp:HOST:PORT (PORT 0: any, see mig_dest_uri()) or unix:PATH */
+	struct mem *mem;
+	struct mig_machine machine;
+	mig_event_fn *on_event;
+	void *event_ctx;
+};
+
+/*
+ * Listen and wait for sources, one at a time, until one hands over its guest. Bind errors are
+ * reported here. A failed attempt leaves a message in the status and the destination waiting.
+ */
+int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, struct err *e);
+/* The URI that sources can connect to (the real port). Owned by d. */
+const char *mig_dest_uri(const struct mig_dest *d);
+void mig_dest_status(struct mig_dest *d, struct mig_status *out);
+/*
+ * MIG_UNDECIDED only: take the guest over with the token that the source shows. -EPERM if it is not
+ * the right one, -EINVAL in any other state.
+ */
+int mig_dest_decide(struct mig_dest *d, uint64_t token, struct err *e);
+/*
+ * The same without a token, on the operator's word that the source is gone for good (its host is
+ * dead): if it is not, the guest runs twice.
+ */
+int mig_dest_decide_forced(struct mig_dest *d, struct err *e);
+void mig_dest_free(struct mig_dest *d);
+
+#endif

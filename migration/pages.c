@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/pages.h"
+
+#include <string.h>
+
+#include "mem/page.h"
+
+void mig_pages_init(struct mig_pages *p, const struct mem *mem, struct mig_bitmap *bitmap,
+		    const struct mig_dirty_source *source)
+{
+	*p = (struct mig_pages){.mem = mem,
+				.bitmap = bitmap,
+				.source = source,
+				.window_pages = MIG_WINDOW_PAGES_MIN,
+				.chunk_pages = WIRE_CHUNK_PAGES};
+}
+
+void mig_pages_rewind(struct mig_pages *p)
+{
+	p->block = 0;
+	p->word = 0;
+}
+
+void mig_chunk_init(struct mig_chunk *c)
+{
+	memset(c, 0, sizeof(*c));
+	wbuf_init(&c->meta, ORDER_LITTLE, WIRE_META_MAX);
+}
+
+void mig_chunk_free(struct mig_chunk *c)
+{
+	wbuf_free(&c->meta);
+}
+
+uint64_t mig_pages_pending(const struct mig_pages *p)
+{
+	return p->window_left;
+}
+
+void mig_pages_put_back(struct mig_pages *p)
+{
+	for (uint64_t i = 0; p->window_left && i < p->window_n_words; i++)
+		(void)mig_bitmap_or(p->bitmap, p->window_block, p->window_first_word + i,
+				    p->window[i]);
+	p->window_left = 0;
+}
+
+/* Find where the next window begins. False: the pass is over. */
+static bool find_window(struct mig_pages *p)
+{
+	for (; p->block < p->mem->n_blocks; p->block++, p->word = 0) {
+		p->word = mig_bitmap_next_word(p->bitmap, p->block, p->word);
+		if (p->word < p->bitmap->blocks[p->block].n_words)
+			return true;
+	}
+	return false;
+}
+
+/* Take bits into the window, then have exactly those pages protected. */
+static int take_window(struct mig_pages *p, struct err *e)
+{
+	const struct mig_bitmap_block *b = &p->bitmap->blocks[p->block];
+	uint64_t n = 0;
+	int rc;
+
+	p->window_block = p->block;
+	p->window_first_word = p->word;
+	p->window_at = 0;
+	p->window_left = 0;
+	while (n < MIG_WINDOW_WORDS && p->word < b->n_words && p->window_left < p->window_pages) {
+		uint64_t taken = mig_bitmap_take(p->bitmap, p->block, p->word, ~0ull);
+
+		p->window[n++] = taken;
+		p->window_left += (uint64_t)__builtin_popcountll(taken);
+		p->word++;
+	}
+	/* No trailing empty words: the call should end where the pages end. */
+	while (n && !p->window[n - 1])
+		n--;
+	p->window_n_words = n;
+	if (!n)
+		return 0;
+	rc = p->source->protect(p->source->ctx, p->window_block, p->window_first_word, p->window,
+				n, e);
+	p->protect_calls++;
+	p->protect_pages += p->window_left;
+	return rc;
+}
+
+static void start_chunk(struct mig_chunk *c, unsigned block)
+{
+	c->pages.block = (uint8_t)block;
+	c->pages.n_runs = 0;
+	c->pages.n_sums = 0;
+	c->n_iov = 2;
+	c->normal_pages = 0;
+	c->zero_pages = 0;
+	c->data_bytes = 0;
+}
+
+/* Put a page at the end of the chunk. False: it is full, the page is not in it. */
+static bool add_page(struct mig_chunk *c, uint32_t max_pages, uint64_t page, uint8_t *at, bool zero)
+{
+	struct wire_pages *m = &c->pages;
+	struct wire_run *run = m->n_runs ? &m->runs[m->n_runs - 1] : NULL;
+
+	if (!zero && m->n_sums == max_pages)
+		return false;
+	if (run && run->zero == zero && run->first_page + run->n_pages == page) {
+		run->n_pages++;
+		if (!zero)
+			c->iov[c->n_iov - 1].iov_len += MEM_PAGE_BYTES;
+	} else {
+		if (m->n_runs == WIRE_CHUNK_RUNS)
+			return false;
+		m->runs[m->n_runs++] =
+			(struct wire_run){.first_page = page, .n_pages = 1, .zero = zero};
+		if (!zero)
+			c->iov[c->n_iov++] =
+				(struct iovec){.iov_base = at, .iov_len = MEM_PAGE_BYTES};
+	}
+	if (zero) {
+		c->zero_pages++;
+	} else {
+		m->sums[m->n_sums++] = page_sum(at);
+		c->normal_pages++;
+		c->data_bytes += MEM_PAGE_BYTES;
+	}
+	return true;
+}
+
+/* Move pages from the window into the chunk until one is empty or the other full. */
+static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
+{
+	const struct mem_block *b = &p->mem->blocks[p->window_block];
+
+	for (; p->window_at < p->window_n_words; p->window_at++) {
+		uint64_t *word = &p->window[p->window_at];
+
+		while (*word) {
+			uint64_t page = (p->window_first_word + p->window_at) * 64 +
+					(uint64_t)__builtin_ctzll(*word);
+			uint8_t *at = b->hva + page * MEM_PAGE_BYTES;
+
+			if (!add_page(c, p->chunk_pages, page, at, page_is_zero(at)))
+				return;
+			*word &= *word - 1;
+			p->window_left--;
+		}
+	}
+}
+
+int mig_pages_next(struct mig_pages *p, struct mig_chunk *c, bool *more, struct err *e)
+{
+	start_chunk(c, p->window_block);
+	*more = true;
+	while (!p->window_left) {
+		int rc;
+
+		if (!find_window(p)) {
+			*more = false;
+			return 0;
+		}
+		rc = take_window(p, e);
+		if (rc)
+			return rc;
+	}
+	start_chunk(c, p->window_block);
+	fill_chunk(p, c);
+	wbuf_reset(&c->meta);
+	wire_put_pages(&c->meta, &c->pages);
+	if (wbuf_error(&c->meta))
+		return err_sys(e, -wbuf_error(&c->meta), "cannot build a pages message");
+	c->iov[0] = (struct iovec){.iov_base = c->header, .iov_len = WIRE_HEADER_BYTES};
+	c->iov[1] = (struct iovec){.iov_base = c->meta.data, .iov_len = c->meta.len};
+	return 0;
+}

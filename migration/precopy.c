@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The iterations: send, sync, decide. */
+#include <errno.h>
+#include <string.h>
+
+#include "migration/source_state.h"
+
+/* Costs of a switchover that no measurement of this run has told yet. */
+#define FIXED_NS	 (2 * NS_PER_MS)   /* pausing, thread wake-ups, section frames */
+#define FIXED_PER_CPU_NS (300 * NS_PER_US) /* save and load of one vCPU */
+/* Further passes are worth it while they halve the rest and the rest takes longer than this. */
+#define WORTH_NS      (2 * NS_PER_MS)
+#define MAX_EXTRA     8
+#define WINDOW_NS     (10 * NS_PER_MS) /* of sending: how much is protected at a time */
+#define MIN_PASS_NS   (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
+
+static uint64_t remaining_bytes(const struct mig_source *s)
+{
+	return (mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) * MEM_PAGE_BYTES;
+}
+
+uint64_t mig_after_pages_ns(struct mig_source *s)
+{
+	return FIXED_NS / 2 + s->cfg.machine.n_cpus * FIXED_PER_CPU_NS + 2 * s->rtt_ns;
+}
+
+/* Until everything that is left, in the bitmap and in the socket, has gone out. */
+static uint64_t rest_ns(struct mig_source *s)
+{
+	return mig_rate_time_ns(&s->rate, remaining_bytes(s) + mig_chan_queued(s->chan));
+}
+
+uint64_t mig_predict_ns(struct mig_source *s)
+{
+	return FIXED_NS / 2 + mig_sync_figures(&s->sync).last_ns + rest_ns(s) +
+	       mig_after_pages_ns(s);
+}
+
+static void account(struct mig_source *s)
+{
+	uint64_t now = clock_mono_ns();
+	uint64_t sent = mig_chan_sent(s->chan), queued = mig_chan_queued(s->chan), pages;
+
+	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, now);
+	pages = mig_rate_bytes_s(&s->rate) / (NS_PER_SEC / WINDOW_NS) / MEM_PAGE_BYTES;
+	if (pages < MIG_WINDOW_PAGES_MIN)
+		pages = MIG_WINDOW_PAGES_MIN;
+	if (pages > MIG_WINDOW_PAGES_MAX)
+		pages = MIG_WINDOW_PAGES_MAX;
+	s->pages.window_pages = pages;
+	mig_source_figures(s);
+}
+
+/* Small bites under a small limit, so that bytes keep moving: a tenth of a second's worth. */
+static void size_chunks(struct mig_source *s, uint64_t limit_bytes_s)
+{
+	uint64_t pages = limit_bytes_s / 10 / MEM_PAGE_BYTES;
+
+	if (!limit_bytes_s || pages > WIRE_CHUNK_PAGES)
+		pages = WIRE_CHUNK_PAGES;
+	s->pages.chunk_pages = pages ? (uint32_t)pages : 1;
+}
+
+/* Wait as max-bandwidth wants it. Not during the switchover: dark time is worth more. */
+static int keep_limit(struct mig_source *s, uint64_t bytes, struct err *e)
+{
+	uint64_t limit = s->paused ? MIG_BANDWIDTH_UNLIMITED
+				   : mig_source_params(s).max_bandwidth_bytes_s;
+	uint64_t wait = mig_limit_wait_ns(&s->limit, bytes, limit, clock_mono_ns());
+	int rc;
+
+	size_chunks(s, limit);
+	if (!wait)
+		return 0;
+	rc = mig_stop_wait(&s->stop, -1, 0, wait);
+	if (rc == -ECANCELED)
+		return err_set(e, ECANCELED, "cancelled");
+	return 0;
+}
+
+static int send_chunk(struct mig_source *s, struct mig_chunk *c, struct err *e)
+{
+	int rc = mig_chan_send_end(s->chan, e);
+
+	if (!rc)
+		rc = keep_limit(s, c->data_bytes + c->meta.len + WIRE_HEADER_BYTES, e);
+	if (rc)
+		return rc;
+	wire_header(&s->writer, WIRE_PAGES, &c->meta, (uint32_t)c->data_bytes);
+	memcpy(c->header, s->writer.header, WIRE_HEADER_BYTES);
+	rc = mig_chan_send_begin(s->chan, c->iov, c->n_iov, e);
+	s->sent_normal += c->normal_pages;
+	s->sent_zero += c->zero_pages;
+	return rc;
+}
+
+int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
+{
+	bool more = true;
+	int rc = 0;
+
+	mig_pages_rewind(&s->pages);
+	mig_rate_resume(&s->rate, clock_mono_ns());
+	while (!rc) {
+		/* One is prepared while the kernel still sends the other. */
+		struct mig_chunk *c = &s->chunks[s->next_chunk];
+
+		if (until_ns && clock_mono_ns() + rest_ns(s) > until_ns) {
+			mig_pages_put_back(&s->pages);
+			rc = mig_chan_send_end(s->chan, e);
+			return rc ? rc : -EAGAIN;
+		}
+		rc = mig_pages_next(&s->pages, c, &more, e);
+		if (rc || !more)
+			break;
+		rc = send_chunk(s, c, e);
+		s->next_chunk ^= 1;
+		if (!rc)
+			rc = mig_source_heed(s, e);
+		account(s);
+	}
+	if (!rc)
+		rc = mig_chan_send_end(s->chan, e);
+	account(s);
+	mig_rate_pause(&s->rate, clock_mono_ns());
+	return rc;
+}
+
+int mig_precopy_sync(struct mig_source *s, struct err *e)
+{
+	int rc;
+
+	mig_rate_pause(&s->rate, clock_mono_ns());
+	rc = mig_sync_now(&s->sync, e);
+	if (rc)
+		err_prefix(e, "reading the dirty log");
+	return rc;
+}
+
+/* Tell the destination how much is left: it has nothing else to show. */
+static int send_pass_mark(struct mig_source *s, struct err *e)
+{
+	struct wbuf meta;
+	int rc;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	put_u64(&meta, mig_bitmap_count(&s->bitmap));
+	rc = wire_send(&s->writer, s->chan, WIRE_PASS, &meta, e);
+	wbuf_free(&meta);
+	return rc;
+}
+
+static void tell_pass(struct mig_source *s, uint64_t pass)
+{
+	struct mig_event ev = {.kind = MIG_EVENT_PASS, .state = MIG_ACTIVE, .pass = pass};
+
+	pthread_mutex_lock(&s->lock);
+	s->status.passes = pass;
+	pthread_mutex_unlock(&s->lock);
+	if (s->cfg.on_event)
+		s->cfg.on_event(s->cfg.event_ctx, &ev);
+}
+
+/* One pass and the sync after it. */
+static int iterate(struct mig_source *s, struct err *e)
+{
+	uint64_t pass = s->status.passes + 1; /* only this thread writes it */
+	int rc;
+
+	tell_pass(s, pass);
+	mig_sync_iteration(&s->sync, pass > 1);
+	rc = mig_send_pass(s, 0, e);
+	mig_sync_iteration(&s->sync, false);
+	if (!rc)
+		rc = mig_precopy_sync(s, e);
+	if (!rc)
+		rc = send_pass_mark(s, e);
+	mig_source_figures(s);
+	return rc;
+}
+
+/* A guest that dirties next to nothing and still does not fit: do not spin on it. */
+static int space_out(struct mig_source *s, uint64_t begin_ns, struct err *e)
+{
+	uint64_t took = clock_mono_ns() - begin_ns;
+
+	if (took < MIN_PASS_NS &&
+	    mig_stop_wait(&s->stop, -1, 0, MIN_PASS_NS - took) == -ECANCELED)
+		return err_set(e, ECANCELED, "cancelled");
+	return 0;
+}
+
+int mig_precopy(struct mig_source *s, struct err *e)
+{
+	uint64_t before = remaining_bytes(s), extra = 0;
+
+	for (;;) {
+		uint64_t begin_ns = clock_mono_ns(), left, limit_ns;
+		int rc = iterate(s, e);
+
+		if (rc)
+			return rc;
+		left = remaining_bytes(s);
+		limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+		if (mig_predict_ns(s) > limit_ns) {
+			rc = space_out(s, begin_ns, e);
+			if (rc)
+				return rc;
+		} else if (rest_ns(s) <= WORTH_NS || left * 2 > before || extra++ == MAX_EXTRA) {
+			return 0;
+		}
+		before = left;
+	}
+}

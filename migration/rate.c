@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/rate.h"
+
+#include "base/clock.h"
+
+#define WINDOW_NS   (50 * NS_PER_MS)
+#define BURST_NS    (10 * NS_PER_MS)
+#define FIRST_GUESS (100ull << 20) /* bytes/s before anything was measured: gigabit Ethernet */
+
+static uint64_t per_second(uint64_t bytes, uint64_t ns)
+{
+	return (uint64_t)((double)bytes * (double)NS_PER_SEC / (double)ns);
+}
+
+void mig_rate_resume(struct mig_rate *r, uint64_t now_ns)
+{
+	if (!r->running_since)
+		r->running_since = now_ns;
+}
+
+void mig_rate_pause(struct mig_rate *r, uint64_t now_ns)
+{
+	if (r->running_since)
+		r->window_ns += now_ns - r->running_since;
+	r->running_since = 0;
+}
+
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns)
+{
+	uint64_t bytes = on_wire_bytes > r->window_bytes ? on_wire_bytes - r->window_bytes : 0;
+	uint64_t sample;
+
+	mig_rate_pause(r, now_ns);
+	mig_rate_resume(r, now_ns);
+	if (!bytes || !r->window_ns)
+		return;
+	sample = per_second(bytes, r->window_ns);
+	if (r->window_ns < WINDOW_NS) {
+		if (!r->measured)
+			r->bytes_s = sample;
+		return;
+	}
+	r->bytes_s = r->measured ? (r->bytes_s + sample) / 2 : sample;
+	r->measured = true;
+	r->window_bytes = on_wire_bytes;
+	r->window_ns = 0;
+}
+
+uint64_t mig_rate_bytes_s(const struct mig_rate *r)
+{
+	return r->bytes_s ? r->bytes_s : FIRST_GUESS;
+}
+
+uint64_t mig_rate_time_ns(const struct mig_rate *r, uint64_t bytes)
+{
+	return (uint64_t)((double)bytes * (double)NS_PER_SEC / (double)mig_rate_bytes_s(r));
+}
+
+uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns)
+{
+	uint64_t wait;
+
+	if (!bytes_s)
+		return 0;
+	if (l->free_at_ns + BURST_NS < now_ns)
+		l->free_at_ns = now_ns - BURST_NS;
+	wait = l->free_at_ns > now_ns ? l->free_at_ns - now_ns : 0;
+	l->free_at_ns += (uint64_t)((double)bytes * (double)NS_PER_SEC / (double)bytes_s);
+	return wait;
+}

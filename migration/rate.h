@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * How fast the wire is, how long the rest would take, and keeping below a limit.
+ *
+ * Bandwidth is measured from bytes that really left (sent less what the socket still holds) during
+ * sending time only: mig_rate_pause() takes syncs and sleeps out of it.
+ *
+ * Threads: one thread per struct.
+ */
+#ifndef MIGRATION_RATE_H
+#define MIGRATION_RATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mig_rate {
+	uint64_t window_bytes;	/* on the wire when the window began */
+	uint64_t window_ns;	/* sending time in this window so far */
+	uint64_t running_since; /* 0 while paused */
+	uint64_t bytes_s;	/* smoothed estimate; provisional until the first window is full */
+	bool measured;
+};
+
+/* Sending begins (again) / stops, at time now_ns. */
+void mig_rate_resume(struct mig_rate *r, uint64_t now_ns);
+void mig_rate_pause(struct mig_rate *r, uint64_t now_ns);
+
+/* on_wire_bytes have left in all by now. */
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns);
+
+/* Bytes a second; before the first window is full the best guess so far. At least 1. */
+uint64_t mig_rate_bytes_s(const struct mig_rate *r);
+
+/* Nanoseconds for so many bytes at this rate. */
+uint64_t mig_rate_time_ns(const struct mig_rate *r, uint64_t bytes);
+
+/* ---- staying below max-bandwidth ---- */
+
+struct mig_limit {
+	uint64_t free_at_ns; /* when the bytes sent so far will have paid for themselves */
+};
+
+/*
+ * `bytes` are about to be sent under a limit of bytes_s (0 = none): how long to wait before, in ns.
+ * A pause is not saved up for: at most a hundredth of a second of it may be sent in a burst.
+ */
+uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source as an object: start, status, cancel; agreeing with the destination; the ending. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "migration/source_state.h"
+
+#define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
+#define HELLO_TIMEOUT_NS   (10 * NS_PER_SEC)
+#define ABORT_LINGER_NS	   (200 * NS_PER_MS)
+
+const char *mig_state_name(enum mig_state s)
+{
+	static const char *const names[] = {
+		[MIG_NONE] = "none",		 [MIG_SETUP] = "setup",
+		[MIG_ACTIVE] = "active",	 [MIG_DEVICE] = "device",
+		[MIG_COMPLETED] = "completed",	 [MIG_FAILED] = "failed",
+		[MIG_CANCELLING] = "cancelling", [MIG_CANCELLED] = "cancelled",
+		[MIG_UNDECIDED] = "undecided",
+	};
+
+	return names[s];
+}
+
+void mig_source_state(struct mig_source *s, enum mig_state state)
+{
+	struct mig_event ev = {.kind = MIG_EVENT_STATE, .state = state};
+
+	pthread_mutex_lock(&s->lock);
+	/* "cancelling" stays until the end is known. */
+	if (s->status.state != MIG_CANCELLING || state == MIG_CANCELLED ||
+	    state == MIG_COMPLETED || state == MIG_FAILED || state == MIG_UNDECIDED)
+		s->status.state = state;
+	ev.state = s->status.state;
+	ev.pass = s->status.passes;
+	pthread_mutex_unlock(&s->lock);
+	if (s->cfg.on_event)
+		s->cfg.on_event(s->cfg.event_ctx, &ev);
+}
+
+struct mig_params mig_source_params(struct mig_source *s)
+{
+	struct mig_params p;
+
+	pthread_mutex_lock(&s->lock);
+	p = s->params;
+	pthread_mutex_unlock(&s->lock);
+	return p;
+}
+
+void mig_source_figures(struct mig_source *s)
+{
+	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
+	uint64_t predicted = mig_predict_ns(s);
+	struct mig_status *st = &s->status;
+
+	pthread_mutex_lock(&s->lock);
+	st->predicted_downtime_ns = predicted;
+	st->remaining_bytes = (mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) *
+			      MEM_PAGE_BYTES;
+	st->transferred_bytes = mig_chan_sent(s->chan);
+	st->normal_pages = s->sent_normal;
+	st->zero_pages = s->sent_zero;
+	st->syncs = sync.syncs;
+	st->sync_ns_last = sync.last_ns;
+	st->sync_ns_total = sync.total_ns;
+	st->dirty_pages_per_s = sync.dirty_pages_per_s;
+	st->bytes_per_s = mig_rate_bytes_s(&s->rate);
+	st->protect_calls = s->pages.protect_calls;
+	st->protect_pages = s->pages.protect_pages;
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- talking to the destination ---- */
+
+static int peer_failed(const char *text, struct err *e)
+{
+	return err_set(e, EREMOTEIO, "the destination gave up: %s", text);
+}
+
+int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e)
+{
+	struct wire_frame f;
+	char text[WIRE_TEXT_MAX + 1];
+	int rc = wire_recv(&s->reader, s->chan, &f, e);
+
+	if (rc)
+		return rc;
+	if (f.type == WIRE_FAIL) {
+		wire_get_text(&s->reader.meta, text);
+		return peer_failed(text, e);
+	}
+	if (f.type == type)
+		return 0;
+	return err_set(e, EPROTO, "the destination sent a %s message out of turn",
+		       wire_type_name(f.type));
+}
+
+int mig_source_heed(struct mig_source *s, struct err *e)
+{
+	return mig_chan_readable(s->chan) ? mig_source_expect(s, WIRE_FAIL, e) : 0;
+}
+
+/* The connection broke: did the destination say why before? Replaces the plain error. */
+static void last_words(struct mig_source *s, struct err *e)
+{
+	uint8_t bytes[WIRE_HEADER_BYTES + WIRE_TEXT_MAX];
+	size_t n = mig_chan_last_words(s->chan, bytes, sizeof(bytes));
+	char text[WIRE_TEXT_MAX + 1];
+	struct err none = ERR_INIT;
+	struct wire_frame f;
+	struct rbuf meta;
+	uint32_t crc;
+
+	if (n < WIRE_HEADER_BYTES || wire_parse_header(&s->reader, bytes, &f, &crc, &none) ||
+	    f.type != WIRE_FAIL || f.meta_bytes > n - WIRE_HEADER_BYTES)
+		return;
+	rbuf_init(&meta, ORDER_LITTLE, bytes + WIRE_HEADER_BYTES, f.meta_bytes);
+	wire_get_text(&meta, text);
+	err_clear(e);
+	(void)peer_failed(text, e);
+}
+
+static void fill_hello(struct mig_source *s, struct wire_hello *h)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+
+	h->version_min = WIRE_VERSION;
+	h->version_max = WIRE_VERSION;
+	h->page_bytes = (uint32_t)MEM_PAGE_BYTES;
+	h->n_cpus = m->n_cpus;
+	h->token_hash = wire_token_hash(s->token);
+	memcpy(h->guest_name, s->guest_name, sizeof(h->guest_name));
+	h->n_blocks = s->cfg.mem->n_blocks;
+	for (unsigned i = 0; i < h->n_blocks; i++) {
+		const struct mem_block *b = &s->cfg.mem->blocks[i];
+
+		memcpy(h->blocks[i].name, b->name, sizeof(b->name));
+		h->blocks[i].gpa = b->gpa;
+		h->blocks[i].size_bytes = b->size_bytes;
+	}
+	h->n_sections = m->n_sections;
+	for (unsigned i = 0; i < m->n_sections; i++) {
+		struct wire_section_id *id = &h->sections[i];
+
+		(void)snprintf(id->name, sizeof(id->name), "%s", m->sections[i].table->name);
+		id->instance = m->sections[i].instance;
+		id->version = m->sections[i].table->version;
+	}
+}
+
+static int agree(struct mig_source *s, struct err *e)
+{
+	struct wire_hello *h = calloc(1, sizeof(*h));
+	struct wbuf meta;
+	uint64_t begin_ns = clock_mono_ns();
+	int rc;
+
+	if (!h)
+		return err_set(e, ENOMEM, "out of memory");
+	fill_hello(s, h);
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	wire_put_hello(&meta, h);
+	free(h);
+	rc = wire_send(&s->writer, s->chan, WIRE_HELLO, &meta, e);
+	wbuf_free(&meta);
+	if (!rc)
+		rc = mig_source_expect(s, WIRE_WELCOME, e);
+	s->rtt_ns = clock_mono_ns() - begin_ns;
+	if (!rc && get_u16(&s->reader.meta) != WIRE_VERSION)
+		rc = err_set(e, EPROTO, "the destination chose a version that was not offered");
+	if (!rc && (get_u64(&s->reader.meta) || !rbuf_done(&s->reader.meta)))
+		rc = err_set(e, EPROTO, "the destination wants features that were not offered");
+	return rc;
+}
+
+static int connect_to_peer(struct mig_source *s, struct err *e)
+{
+	struct mig_chan *chan;
+	int fd, rc = mig_uri_connect(&s->uri, &s->stop, CONNECT_TIMEOUT_NS, &fd, e);
+
+	if (!rc)
+		rc = mig_chan_open(&chan, fd, s->peer, HELLO_TIMEOUT_NS, e);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->chan = chan;
+	pthread_mutex_unlock(&s->lock);
+	/* A cancel that came before the channel was known. */
+	return mig_stop_is_set(&s->stop) ? err_set(e, ECANCELED, "cancelled") : 0;
+}
+
+/* ---- the life of a migration ---- */
+
+static int prepare(struct mig_source *s, struct err *e)
+{
+	uint64_t pages[MEM_MAX_BLOCKS];
+	int rc = connect_to_peer(s, e);
+
+	if (!rc)
+		rc = agree(s, e);
+	if (rc)
+		return rc;
+	mig_chan_set_idle_timeout(s->chan, MIG_IDLE_TIMEOUT_NS);
+	for (unsigned i = 0; i < s->cfg.mem->n_blocks; i++)
+		pages[i] = s->cfg.mem->blocks[i].n_pages;
+	rc = mig_bitmap_init(&s->bitmap, pages, s->cfg.mem->n_blocks);
+	if (rc)
+		return err_set(e, ENOMEM, "out of memory for the migration bitmap");
+	mig_pages_init(&s->pages, s->cfg.mem, &s->bitmap, &s->cfg.dirty);
+	s->logging = true;
+	rc = s->cfg.dirty.start(s->cfg.dirty.ctx, e);
+	if (rc) {
+		err_prefix(e, "starting the dirty log");
+		return rc;
+	}
+	mig_bitmap_fill(&s->bitmap);
+	rc = mig_sync_start(&s->sync, &s->cfg.dirty, &s->bitmap, MIG_SYNC_BACKGROUND_NS, e);
+	s->syncing = !rc;
+	return rc;
+}
+
+static int move(struct mig_source *s, struct err *e)
+{
+	int rc = prepare(s, e);
+
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->status.setup_ns = clock_mono_ns() - s->begin_ns;
+	pthread_mutex_unlock(&s->lock);
+	mig_source_state(s, MIG_ACTIVE);
+	do {
+		rc = mig_precopy(s, e);
+		if (!rc)
+			rc = mig_switchover(s, e);
+	} while (rc == -EAGAIN);
+	if (s->chan)
+		mig_source_figures(s);
+	return rc;
+}
+
+/* The guest goes on here: resume it first, the rest can wait. Completes the message. */
+static void keep_guest(struct mig_source *s, struct err *e)
+{
+	struct err why = ERR_INIT;
+	size_t len;
+	const char *now = "the guest keeps running here";
+
+	if (s->paused) {
+		if (s->cfg.machine.resume(s->cfg.machine.ctx, &why))
+			now = "the guest could not be resumed here, it is paused";
+		else if (!s->was_running)
+			now = "the guest stays paused here";
+	}
+	len = strlen(e->msg);
+	(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s%s%s", now,
+		       why.code ? ": " : "", why.code ? why.msg : "");
+}
+
+static void send_abort(struct mig_source *s, const struct err *e)
+{
+	struct err ignored = ERR_INIT;
+	struct wbuf meta;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	wire_put_text(&meta, e->msg);
+	mig_chan_set_idle_timeout(s->chan, ABORT_LINGER_NS);
+	/* Only between frames; after a broken send the channel refuses by itself. */
+	if (!wire_send(&s->writer, s->chan, WIRE_ABORT, &meta, &ignored))
+		mig_chan_linger(s->chan, ABORT_LINGER_NS);
+	wbuf_free(&meta);
+}
+
+static void finish(struct mig_source *s, int rc, struct err *e)
+{
+	enum mig_state state = MIG_COMPLETED;
+
+	if (rc && s->chan && !s->committed)
+		last_words(s, e);
+	if (rc && !s->committed) {
+		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
+		keep_guest(s, e);
+		if (s->chan)
+			send_abort(s, e);
+	} else if (rc) {
+		state = MIG_UNDECIDED;
+		err_prefix(e, "the guest was handed over, but the destination has not confirmed "
+			      "that it runs it");
+	}
+	if (s->syncing)
+		mig_sync_stop(&s->sync);
+	if (s->logging)
+		s->cfg.dirty.stop(s->cfg.dirty.ctx);
+	pthread_mutex_lock(&s->lock);
+	mig_chan_close(s->chan);
+	s->chan = NULL;
+	s->status.total_ns = clock_mono_ns() - s->begin_ns;
+	s->status.downtime_bytes = s->status.transferred_bytes - s->status.precopy_bytes;
+	if (state == MIG_UNDECIDED)
+		s->status.token = s->token;
+	if (state != MIG_COMPLETED)
+		memcpy(s->status.error, e->msg, sizeof(e->msg));
+	s->status.state = state;
+	s->ended = true;
+	pthread_mutex_unlock(&s->lock);
+	mig_source_state(s, state);
+}
+
+static void *coordinator(void *arg)
+{
+	struct mig_source *s = arg;
+	struct err e = ERR_INIT;
+	int rc;
+
+	mig_source_state(s, MIG_SETUP);
+	rc = move(s, &e);
+	finish(s, rc, &e);
+	return NULL;
+}
+
+/* ---- the owner's side ---- */
+
+int mig_source_start(struct mig_source **out, const struct mig_source_config *cfg, struct err *e)
+{
+	struct mig_source *s = calloc(1, sizeof(*s));
+	int rc = s ? mig_uri_parse(cfg->uri, &s->uri, e) : err_set(e, ENOMEM, "out of memory");
+
+	if (rc) {
+		free(s);
+		return rc;
+	}
+	s->cfg = *cfg;
+	s->params = cfg->params;
+	(void)snprintf(s->peer, sizeof(s->peer), "%s", strchr(cfg->uri, ':') + 1);
+	(void)snprintf(s->guest_name, sizeof(s->guest_name), "%.64s", cfg->guest_name);
+	s->begin_ns = clock_mono_ns();
+	s->status.state = MIG_SETUP;
+	s->status.page_bytes = MEM_PAGE_BYTES;
+	s->status.ram_total_bytes = cfg->mem->size_bytes;
+	s->status.remaining_bytes = cfg->mem->size_bytes;
+	mig_chunk_init(&s->chunks[0]);
+	mig_chunk_init(&s->chunks[1]);
+	(void)pthread_mutex_init(&s->lock, NULL);
+	if (getrandom(&s->token, sizeof(s->token), 0) != sizeof(s->token))
+		s->token = clock_real_ns() ^ clock_mono_ns() << 20;
+	rc = mig_stop_init(&s->stop);
+	if (!rc)
+		rc = -pthread_create(&s->thread, NULL, coordinator, s);
+	if (rc) {
+		mig_stop_free(&s->stop);
+		(void)pthread_mutex_destroy(&s->lock);
+		free(s);
+		return err_sys(e, -rc, "cannot start the migration thread");
+	}
+	(void)pthread_setname_np(s->thread, "mig-source");
+	*out = s;
+	return 0;
+}
+
+void mig_source_cancel(struct mig_source *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!s->committed && !s->ended) {
+		s->status.state = MIG_CANCELLING;
+		mig_stop_set(&s->stop);
+		if (s->chan && !s->polite)
+			mig_chan_abort(s->chan);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+void mig_source_set_params(struct mig_source *s, const struct mig_params *p)
+{
+	pthread_mutex_lock(&s->lock);
+	s->params = *p;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void mig_source_status(struct mig_source *s, struct mig_status *out)
+{
+	pthread_mutex_lock(&s->lock);
+	*out = s->status;
+	if (!s->ended)
+		out->total_ns = clock_mono_ns() - s->begin_ns;
+	out->downtime_limit_ns = s->params.downtime_limit_ms * NS_PER_MS;
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool mig_source_ended(struct mig_source *s)
+{
+	bool ended;
+
+	pthread_mutex_lock(&s->lock);
+	ended = s->ended;
+	pthread_mutex_unlock(&s->lock);
+	return ended;
+}
+
+void mig_source_free(struct mig_source *s)
+{
+	if (!s)
+		return;
+	mig_source_cancel(s);
+	(void)pthread_join(s->thread, NULL);
+	mig_chunk_free(&s->chunks[0]);
+	mig_chunk_free(&s->chunks[1]);
+	mig_bitmap_free(&s->bitmap);
+	wire_reader_free(&s->reader);
+	mig_stop_free(&s->stop);
+	(void)pthread_mutex_destroy(&s->lock);
+	free(s);
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A flag that also wakes sleepers: how a cancel reaches a thread wherever it waits.
+ *
+ * Threads: set from any thread; waited on by one. A stop stays set for the object's life.
+ */
+#ifndef MIGRATION_STOP_H
+#define MIGRATION_STOP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct mig_stop {
+	atomic_bool set;
+	int fd; /* eventfd, readable once set */
+};
+
+int mig_stop_init(struct mig_stop *s);
+void mig_stop_free(struct mig_stop *s);
+void mig_stop_set(struct mig_stop *s);
+bool mig_stop_is_set(const struct mig_stop *s);
+
+/*
+ * Wait until fd has one of `events` (POLLIN ...; fd -1: only the time), timeout_ns passes, or the
+ * stop is set. 0 when fd is ready, -ETIMEDOUT, -ECANCELED, or -errno.
+ */
+int mig_stop_wait(struct mig_stop *s, int fd, short events, uint64_t timeout_ns);
+
+#endif

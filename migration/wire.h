@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The migration stream's frames and messages (docs/migration-stream.md has every byte).
+ *
+ * A frame is a 28-byte header, `meta` bytes that a CRC covers, and for WIRE_PAGES the raw bytes of
+ * the pages. Lengths are checked against the type's bound before anything is allocated or read, the
+ * header's CRC before any field is used, the meta's CRC before it is parsed.
+ *
+ * Threads: pure functions, or one thread per struct.
+ */
+#ifndef MIGRATION_WIRE_H
+#define MIGRATION_WIRE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/codec.h"
+#include "base/err.h"
+#include "mem/mem.h"
+#include "migration/chan.h"
+
+#define WIRE_MAGIC	  0x79727246u /* "Frry" */
+#define WIRE_HEADER_BYTES 28
+#define WIRE_VERSION	  1
+#define WIRE_META_MAX	  (1u << 20)
+
+#define WIRE_CHUNK_PAGES 256 /* pages with bytes in one WIRE_PAGES frame, at most */
+#define WIRE_CHUNK_RUNS	 512 /* runs in one, at most */
+#define WIRE_DATA_MAX	 (WIRE_CHUNK_PAGES * (uint32_t)MEM_PAGE_BYTES)
+#define WIRE_TEXT_MAX	 400
+#define WIRE_NAME_BYTES	 65
+#define WIRE_MAX_SECTIONS 1024
+
+enum wire_type {
+	WIRE_HELLO = 1,	/* S>D what will be moved */
+	WIRE_WELCOME,	/* D>S agreed */
+	WIRE_PAGES,	/* S>D runs of pages, then their bytes */
+	WIRE_PASS,	/* S>D a pass ended (for the destination's display) */
+	WIRE_SECTION,	/* S>D one piece of state */
+	WIRE_END,	/* S>D that was everything */
+	WIRE_READY,	/* D>S everything is here and loaded */
+	WIRE_COMMIT,	/* S>D the guest is yours: the commit point */
+	WIRE_RUNNING,	/* D>S it is taken over */
+	WIRE_FAIL,	/* D>S cannot go on, with the reason; nothing was taken over */
+	WIRE_ABORT,	/* S>D the source keeps its guest, with the reason */
+	WIRE_TYPES
+};
+
+/* A receiver that does not know a frame's type refuses it if this is set, skips it otherwise. */
+#define WIRE_MANDATORY 1u
+
+struct wire_frame {
+	uint16_t type, flags;
+	uint32_t meta_bytes, data_bytes;
+};
+
+struct wire_writer {
+	uint32_t seq;
+	uint8_t header[WIRE_HEADER_BYTES];
+};
+
+struct wire_reader {
+	uint32_t seq;
+	struct rbuf meta; /* of the last frame received */
+	uint8_t *meta_data;
+	size_t meta_room;
+};
+
+const char *wire_type_name(unsigned type);
+
+/* The next frame's header into w->header; data_bytes follow the meta. */
+void wire_header(struct wire_writer *w, enum wire_type type, const struct wbuf *meta,
+		 uint32_t data_bytes);
+/* Send a frame without data and wait until it is out. A NULL meta is empty. */
+int wire_send(struct wire_writer *w, struct mig_chan *c, enum wire_type type,
+	      const struct wbuf *meta, struct err *e);
+
+void wire_reader_free(struct wire_reader *r);
+/*
+ * Receive the next frame's header and meta (then in r->meta, valid until the next call). Its data,
+ * if any, is next in the channel. Unknown optional frames are skipped.
+ */
+int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e);
+/* The header alone, of a frame whose 28 bytes are at p. */
+int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f, uint32_t *meta_crc,
+		      struct err *e);
+
+/* ---- messages ---- */
+
+struct wire_block {
+	char name[MEM_BLOCK_NAME_LEN];
+	uint64_t gpa, size_bytes;
+};
+
+struct wire_section_id {
+	char name[MEM_BLOCK_NAME_LEN];
+	uint32_t instance, version;
+};
+
+struct wire_hello {
+	uint16_t version_min, version_max;
+	uint64_t features; /* of version 1: none; an unknown one is refused */
+	uint32_t page_bytes, n_cpus;
+	uint64_t token_hash; /* wire_token_hash() of the commit token */
+	char guest_name[WIRE_NAME_BYTES];
+	uint32_t n_blocks;
+	struct wire_block blocks[MEM_MAX_BLOCKS];
+	uint32_t n_sections;
+	struct wire_section_id sections[WIRE_MAX_SECTIONS];
+};
+
+void wire_put_hello(struct wbuf *w, const struct wire_hello *h);
+int wire_get_hello(struct rbuf *r, struct wire_hello *h, struct err *e);
+
+struct wire_run {
+	uint64_t first_page; /* of the block */
+	uint32_t n_pages;
+	bool zero; /* no bytes and no sums follow */
+};
+
+struct wire_pages {
+	uint8_t block;
+	uint32_t n_runs, n_sums; /* sums: one per page with bytes, in order */
+	struct wire_run runs[WIRE_CHUNK_RUNS];
+	uint32_t sums[WIRE_CHUNK_PAGES];
+};
+
+void wire_put_pages(struct wbuf *w, const struct wire_pages *p);
+/*
+ * Checks everything about it: the block exists, runs lie inside it, and the pages with bytes are as
+ * many as sums and data_bytes say.
+ */
+int wire_get_pages(struct rbuf *r, const struct mem *m, uint32_t data_bytes, struct wire_pages *p,
+		   struct err *e);
+
+struct wire_end {
+	uint64_t normal_pages, zero_pages; /* sent in all, repeats included */
+	uint32_t n_sections;
+	uint8_t was_running;
+};
+
+void wire_put_end(struct wbuf *w, const struct wire_end *m);
+int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e);
+
+/* u64 messages: PASS (pages left), READY (load ns), COMMIT (token), RUNNING (resume ns). */
+int wire_get_one_u64(struct rbuf *r, const char *name, uint64_t *v, struct err *e);
+
+/* FAIL and ABORT: a reason. What comes from the peer is made printable. */
+void wire_put_text(struct wbuf *w, const char *text);
+void wire_get_text(struct rbuf *r, char text[WIRE_TEXT_MAX + 1]);
+
+/* One-way: knowing the hash does not tell the token. */
+uint64_t wire_token_hash(uint64_t token);
+
+#endif
