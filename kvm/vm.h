@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One KVM virtual machine: its descriptor, what this host's KVM can do, RAM slots, interrupt lines.
+ *
+ * The interrupt controllers (two PICs, an IOAPIC, a LAPIC per vCPU) and the PIT are KVM's own. Each
+ * block of struct mem is one memory slot of the same number, so a block's bitmap is a slot's bitmap.
+ *
+ * Threads: created and freed in one thread; vm_irq_line() from any thread; slots are changed by one
+ * thread at a time.
+ */
+#ifndef KVM_VM_H
+#define KVM_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "mem/mem.h"
+
+#define VM_MSRS_MAX 512
+
+struct vm_config {
+	int kvm_fd;	      /* an open /dev/kvm, ours from now on; or -1: open it */
+	bool plain_dirty_log; /* do without manual re-protection even where KVM offers it */
+};
+
+/* What this KVM offers beyond what ferry needs; constant after vm_create(). */
+struct vm_caps {
+	bool sregs2;
+	bool tsc_deadline;
+	bool tsc_control;     /* guest TSCs of another frequency than the host's */
+	bool triple_fault_event, exception_payload;
+	uint32_t clock_flags; /* of KVM_CAP_ADJUST_CLOCK */
+	uint32_t dirty_manual; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, as enabled; 0 = plain log */
+	uint32_t xsave_bytes;
+	uint32_t max_cpus;
+	uint32_t run_bytes; /* size of the area that vCPUs share with KVM */
+};
+
+struct kvm_cpuid2;
+
+struct vm {
+	int kvm_fd, fd;
+	struct vm_caps caps;
+	struct mem *mem;
+	struct kvm_cpuid2 *cpuid; /* what KVM supports */
+	uint32_t n_msrs;
+	uint32_t *msrs; /* the MSRs that make up a vCPU's state, by KVM's own list */
+	bool unread_reported; /* atomic: MSRs that KVM lists but will not read were logged */
+};
+
+/*
+ * Open KVM, check that it can do what is needed, create the VM with its interrupt controllers and
+ * PIT, and map all blocks of mem (which must outlive the VM). Messages say what to do: no KVM
+ * (-ENOENT, -ENODEV), no permission (-EACCES), an old or crippled KVM (-EOPNOTSUPP).
+ */
+int vm_create(struct vm **out, const struct vm_config *cfg, struct mem *mem, struct err *e);
+/* After the last vCPU of it was freed. NULL is fine. */
+void vm_free(struct vm *vm);
+
+/* Drive a global interrupt line (gsi 0 to 23: PIC and IOAPIC). */
+int vm_irq_line(struct vm *vm, unsigned gsi, bool level);
+
+/* Switch KVM's dirty log of every slot on or off. Failing to switch on leaves all off. */
+int vm_log_all(struct vm *vm, bool on, struct err *e);
+
+#endif
