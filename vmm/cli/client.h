@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A QMP client: one connection, one command at a time, every wait bounded.
+ *
+ * Events that come between are skipped: who wants to follow something asks for its state.
+ * Threads: one at a time.
+ */
+#ifndef VMM_CLI_CLIENT_H
+#define VMM_CLI_CLIENT_H
+
+#include <jansson.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+
+#define CLIENT_TIMEOUT_MS 10000
+#define CLIENT_LINE_MAX	  (1024u * 1024)
+
+struct client;
+
+/*
+ * Connect to a guest by name or path of its socket, read the greeting, negotiate. -ENOENT (no such
+ * guest), -ECONNREFUSED (its process is gone), -ETIMEDOUT ("does not answer"), -EPROTO; with a
+ * message. timeout_ms bounds each step, now and later.
+ */
+int client_open(struct client **out, const char *target, int timeout_ms, struct err *e);
+void client_close(struct client *c);
+
+/*
+ * Send a command and wait for its reply. Steals args (NULL = none). *ret (ret may be NULL) gets a
+ * new reference. -EREMOTEIO with the reply's own text if the command was refused, else as above.
+ */
+int client_call(struct client *c, const char *command, json_t *args, json_t **ret, struct err *e);
+
+/* Of the process at the other end; 0 if unknown. */
+pid_t client_pid(const struct client *c);
+const char *client_path(const struct client *c);
+
+#endif

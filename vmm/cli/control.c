@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The small commands on one guest: stop, cont, cancel, quit, status. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "vmm/cli/cli.h"
+#include "vmm/cli/client.h"
+#include "vmm/cli/progress.h"
+
+static const struct opt no_options[] = {{NULL, NULL, NULL, NULL}};
+
+/* One command without arguments to one guest. */
+static int simple(const char *name, const char *qmp, int argc, char *const *argv)
+{
+	struct client *c = NULL;
+	struct opts_args args;
+	struct err e = ERR_INIT;
+	int status = cli_parse(name, no_options, argc, argv, 1, NULL, &args);
+	int rc;
+
+	if (status >= 0)
+		return status;
+	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
+	if (!rc)
+		rc = client_call(c, qmp, NULL, NULL, &e);
+	client_close(c);
+	return rc ? cli_failed(&e) : EXIT_OK;
+}
+
+int cli_stop(int argc, char *const *argv)
+{
+	return simple("stop", "stop", argc, argv);
+}
+
+int cli_cancel(int argc, char *const *argv)
+{
+	return simple("cancel", "migrate_cancel", argc, argv);
+}
+
+int cli_quit(int argc, char *const *argv)
+{
+	return simple("quit", "quit", argc, argv);
+}
+
+/* ---- cont ---- */
+
+static int set_token(void *out, const char *value, struct err *e)
+{
+	(void)e;
+	*(const char **)out = value;
+	return 0;
+}
+
+static const struct opt cont_table[] = {
+	{"token", "TOKEN",
+	 "after an undecided migration: the token that the source shows lets the guest run here",
+	 set_token},
+	{NULL, NULL, NULL, NULL},
+};
+
+int cli_cont(int argc, char *const *argv)
+{
+	const char *token = NULL;
+	struct client *c = NULL;
+	struct opts_args args;
+	struct err e = ERR_INIT;
+	int status = cli_parse("cont", cont_table, argc, argv, 1, &token, &args);
+	int rc;
+
+	if (status >= 0)
+		return status;
+	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
+	if (!rc && token)
+		rc = client_call(c, "x-ferry-commit", json_pack("{s:s}", "token", token), NULL, &e);
+	else if (!rc)
+		rc = client_call(c, "cont", NULL, NULL, &e);
+	client_close(c);
+	return rc ? cli_failed(&e) : EXIT_OK;
+}
+
+/* ---- status ---- */
+
+static int set_json(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	*(bool *)out = true;
+	return 0;
+}
+
+static const struct opt status_table[] = {
+	{"json", NULL, "one JSON object", set_json},
+	{NULL, NULL, NULL, NULL},
+};
+
+static const char *text(const json_t *o, const char *key)
+{
+	const char *s = json_string_value(json_object_get(o, key));
+
+	return s ? s : "?";
+}
+
+static void print_migration(const json_t *migration)
+{
+	char line[256];
+	struct progress p;
+
+	progress_read(&p, migration);
+	if (!json_object_get(migration, "status"))
+		return;
+	if (!strcmp(text(migration, "x-ferry-role"), "destination"))
+		(void)printf("incoming   %s at %s\n", p.status, text(migration, "x-ferry-uri"));
+	else
+		(void)printf("migration  %s to %s\n", p.status, text(migration, "x-ferry-uri"));
+	if (!progress_ended(&p)) {
+		progress_line(&p, line, sizeof(line));
+		(void)printf("progress   %s\n", line);
+	}
+	if (p.error)
+		(void)printf("reason     %s\n", p.error);
+	if (p.token)
+		(void)printf("token      %s\n", p.token);
+}
+
+static void print_status(const struct client *c, const json_t *all)
+{
+	const json_t *status = json_object_get(all, "status");
+	char mem[32];
+
+	(void)printf("name       %s\n", text(all, "name"));
+	(void)printf("state      %s\n", text(status, "status"));
+	if (json_object_get(status, "x-ferry-end"))
+		(void)printf("end        %s\n", text(status, "x-ferry-end"));
+	(void)printf("cpus       %" JSON_INTEGER_FORMAT "\n",
+		     json_integer_value(json_object_get(status, "x-ferry-cpus")));
+	(void)printf("memory     %s\n",
+		     size_text((uint64_t)json_integer_value(
+				       json_object_get(status, "x-ferry-memory-bytes")),
+			       mem, sizeof(mem)));
+	(void)printf("serial     %s\n", text(status, "x-ferry-serial"));
+	(void)printf("process    %d\n", (int)client_pid(c));
+	(void)printf("control    %s\n", client_path(c));
+	print_migration(json_object_get(all, "migration"));
+}
+
+/* {"name", "status": {...}, "migration": {...}, "pid", "control"}; new reference. */
+static int ask_all(struct client *c, json_t **out, struct err *e)
+{
+	json_t *name = NULL, *status = NULL, *migration = NULL;
+	int rc = client_call(c, "query-name", NULL, &name, e);
+
+	if (!rc)
+		rc = client_call(c, "query-status", NULL, &status, e);
+	if (!rc)
+		rc = client_call(c, "query-migrate", NULL, &migration, e);
+	if (!rc) {
+		*out = json_pack("{s:s,s:O,s:O,s:i,s:s}", "name", text(name, "name"), "status",
+				 status, "migration", migration, "pid", (int)client_pid(c),
+				 "control", client_path(c));
+		if (!*out)
+			rc = err_sys(e, ENOMEM, "cannot show the status");
+	}
+	json_decref(name);
+	json_decref(status);
+	json_decref(migration);
+	return rc;
+}
+
+int cli_status(int argc, char *const *argv)
+{
+	struct client *c = NULL;
+	struct opts_args args;
+	struct err e = ERR_INIT;
+	bool json = false;
+	json_t *all = NULL;
+	int status = cli_parse("status", status_table, argc, argv, 1, &json, &args);
+	int rc;
+
+	if (status >= 0)
+		return status;
+	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
+	if (!rc)
+		rc = ask_all(c, &all, &e);
+	if (!rc) {
+		if (json)
+			(void)(json_dumpf(all, stdout, JSON_COMPACT), fputc('\n', stdout));
+		else
+			print_status(c, all);
+	}
+	json_decref(all);
+	client_close(c);
+	return rc ? cli_failed(&e) : cli_finish(EXIT_OK);
+}

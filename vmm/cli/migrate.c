@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "migration/migration.h"
+#include "migration/uri.h"
+#include "vmm/cli/cli.h"
+#include "vmm/cli/client.h"
+#include "vmm/cli/progress.h"
+
+#define POLL_MS		100  /* how often the guest is asked */
+#define LINE_MS		1000 /* how often a plain line or a JSON object is printed */
+#define CANCEL_WAIT_MS	30000
+#define SECOND_MS	500  /* signals closer together are one wish (timeout(1) sends two) */
+#define LINE_BYTES	256
+
+struct migrate_options {
+	bool json;
+	bool has_limit, has_bandwidth;
+	uint64_t limit_ms, bandwidth;
+};
+
+/* One run of the command. */
+struct follow {
+	const struct migrate_options *opts;
+	const char *target, *uri;
+	struct client *client;
+	int signal_fd;
+	bool terminal, line_open; /* a live line without its newline is on the terminal */
+	bool hinted, cancelling;
+	uint64_t next_line_ns, cancelled_ns;
+	json_t *answer; /* the latest query-migrate, and what was read from it */
+	struct progress now;
+};
+
+static int set_json(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct migrate_options *)out)->json = true;
+	return 0;
+}
+
+static int set_limit(void *out, const char *value, struct err *e)
+{
+	struct migrate_options *o = out;
+
+	o->has_limit = true;
+	if (number_parse(value, MIG_DOWNTIME_LIMIT_MS_MAX, &o->limit_ms) || !o->limit_ms)
+		return err_set(e, EINVAL, "expected milliseconds from 1 to %d",
+			       MIG_DOWNTIME_LIMIT_MS_MAX);
+	return 0;
+}
+
+static int set_bandwidth(void *out, const char *value, struct err *e)
+{
+	struct migrate_options *o = out;
+
+	o->has_bandwidth = true;
+	if (size_parse(value, &o->bandwidth) || o->bandwidth > INT64_MAX)
+		return err_set(e, EINVAL,
+			       "expected bytes a second with K, M or G, like 100M; 0: no limit");
+	return 0;
+}
+
+static const struct opt migrate_table[] = {
+	{"downtime-limit", "MS", "the guest may stand still for so long (default 300)", set_limit},
+	{"max-bandwidth", "SIZE", "bytes a second, with K, M or G (default: no limit)",
+	 set_bandwidth},
+	{"json", NULL, "progress and result as one JSON object a line", set_json},
+	{NULL, NULL, NULL, NULL},
+};
+
+/* ---- what is shown ---- */
+
+static void end_live_line(struct follow *f)
+{
+	if (f->line_open)
+		(void)fputc('\n', stdout);
+	f->line_open = false;
+	(void)fflush(stdout);
+}
+
+static void print_json(struct follow *f, const char *event)
+{
+	json_t *o = json_copy(f->answer);
+
+	if (o && !json_object_set_new(o, "event", json_string(event))) {
+		(void)json_dumpf(o, stdout, JSON_COMPACT);
+		(void)fputc('\n', stdout);
+		(void)fflush(stdout);
+	}
+	json_decref(o);
+}
+
+static void hint(struct follow *f)
+{
+	if (f->hinted || !progress_stuck(&f->now))
+		return;
+	f->hinted = true;
+	end_live_line(f);
+	(void)fprintf(stderr,
+		      "ferry: the guest writes memory as fast as it can be sent: it will not get "
+		      "done like this. More bandwidth, a larger --downtime-limit or a calmer guest "
+		      "would help; Ctrl-C cancels.\n");
+}
+
+static void show(struct follow *f)
+{
+	char line[LINE_BYTES];
+	uint64_t now_ns = clock_mono_ns();
+
+	if (!f->terminal && now_ns < f->next_line_ns)
+		return;
+	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
+	if (f->opts->json) {
+		print_json(f, "progress");
+		return;
+	}
+	progress_line(&f->now, line, sizeof(line));
+	if (f->terminal)
+		(void)printf("\r%s\033[K", line);
+	else
+		(void)printf("%s\n", line);
+	f->line_open = f->terminal;
+	(void)fflush(stdout);
+	hint(f);
+}
+
+static void explain_undecided(const struct follow *f)
+{
+	(void)fprintf(stderr,
+		      "ferry: undecided: %s\n"
+		      "The connection broke in the middle of the handover. The guest is stopped here "
+		      "and never runs here again, so that it cannot run twice.\n"
+		      "Look at the other side (%s), with 'ferry status NAME' there:\n"
+		      "  - if it is running, the guest has arrived;\n"
+		      "  - if it waits for a decision: ferry cont NAME --token %s\n"
+		      "When it runs there, end what is left here: ferry quit %s\n",
+		      f->now.error ? f->now.error : "no word from the other side", f->uri,
+		      f->now.token ? f->now.token : "TOKEN", f->target);
+}
+
+/* The migration is over: say how, return the exit status. */
+static int conclude(struct follow *f)
+{
+	const char *why = f->now.error ? f->now.error : "no reason given";
+
+	end_live_line(f);
+	if (f->opts->json)
+		print_json(f, "done");
+	if (!strcmp(f->now.status, "completed")) {
+		if (f->cancelling)
+			(void)fprintf(stderr, "ferry: too late to cancel: the guest has moved\n");
+		if (!f->opts->json) {
+			(void)printf("completed: the guest runs at %s\n", f->uri);
+			progress_summary(&f->now, stdout);
+		}
+		return EXIT_OK;
+	}
+	if (!strcmp(f->now.status, "cancelled")) {
+		(void)fprintf(stderr, "ferry: cancelled; the guest keeps running here\n");
+		return f->cancelling ? EXIT_CANCELLED : EXIT_FAILED;
+	}
+	if (f->now.token) {
+		explain_undecided(f);
+		return EXIT_UNDECIDED;
+	}
+	(void)fprintf(stderr, "ferry: the migration %s: %s\n", f->now.status, why);
+	return EXIT_FAILED;
+}
+
+/* ---- following it ---- */
+
+static int ask(struct follow *f, struct err *e)
+{
+	json_t *answer;
+	int rc = client_call(f->client, "query-migrate", NULL, &answer, e);
+
+	if (rc)
+		return rc;
+	json_decref(f->answer);
+	f->answer = answer;
+	progress_read(&f->now, answer);
+	return 0;
+}
+
+/* A signal has come: the first cancels, the next gives up waiting. */
+static int interrupted(struct follow *f, struct err *e)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (f->cancelling && now_ns - f->cancelled_ns < SECOND_MS * NS_PER_MS)
+		return 0;
+	if (f->cancelling)
+		return err_set(e, EINTR,
+			       "not waiting any longer: 'ferry status %s' tells how the cancelling "
+			       "goes",
+			       f->target);
+	f->cancelling = true;
+	f->cancelled_ns = now_ns;
+	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
+}
+
+static int wait_a_little(struct follow *f, struct err *e)
+{
+	struct pollfd p = {.fd = f->signal_fd, .events = POLLIN};
+	struct signalfd_siginfo info;
+
+	if (poll(&p, 1, POLL_MS) > 0 && read(f->signal_fd, &info, sizeof(info)) == sizeof(info))
+		return interrupted(f, e);
+	if (f->cancelling && clock_mono_ns() - f->cancelled_ns > CANCEL_WAIT_MS * NS_PER_MS)
+		return err_set(e, ETIMEDOUT,
+			       "the migration was to be cancelled, and is still '%s' after %d s",
+			       f->now.status, CANCEL_WAIT_MS / 1000);
+	return 0;
+}
+
+static int set_parameters(struct follow *f, struct err *e)
+{
+	const struct migrate_options *o = f->opts;
+	json_t *args = json_object();
+
+	if (!o->has_limit && !o->has_bandwidth) {
+		json_decref(args);
+		return 0;
+	}
+	if ((o->has_limit && json_object_set_new(args, "downtime-limit",
+						 json_integer((json_int_t)o->limit_ms))) ||
+	    (o->has_bandwidth && json_object_set_new(args, "max-bandwidth",
+						     json_integer((json_int_t)o->bandwidth)))) {
+		json_decref(args);
+		return err_sys(e, ENOMEM, "cannot set the parameters");
+	}
+	return client_call(f->client, "migrate-set-parameters", args, NULL, e);
+}
+
+static int follow(struct follow *f, int *status, struct err *e)
+{
+	int rc = set_parameters(f, e);
+
+	if (!rc)
+		rc = client_call(f->client, "migrate", json_pack("{s:s}", "uri", f->uri), NULL, e);
+	if (!rc)
+		rc = ask(f, e);
+	while (!rc && !progress_ended(&f->now)) {
+		show(f);
+		rc = wait_a_little(f, e);
+		if (!rc)
+			rc = ask(f, e);
+	}
+	if (!rc)
+		*status = conclude(f);
+	end_live_line(f);
+	json_decref(f->answer);
+	f->answer = NULL;
+	return rc;
+}
+
+static int watch_signals(struct err *e)
+{
+	sigset_t set;
+	int fd;
+
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigaddset(&set, SIGTERM);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_sys(e, errno, "cannot watch for signals") : fd;
+}
+
+int cli_migrate(int argc, char *const *argv)
+{
+	struct migrate_options o = {0};
+	struct opts_args args;
+	struct err e = ERR_INIT;
+	struct mig_uri parsed;
+	int status = cli_parse("migrate", migrate_table, argc, argv, 2, &o, &args);
+	struct follow f = {.opts = &o, .signal_fd = -1};
+	int rc;
+
+	if (status >= 0)
+		return status;
+	f.target = args.arg[0];
+	f.uri = args.arg[1];
+	f.terminal = !o.json && isatty(STDOUT_FILENO);
+	if (mig_uri_parse(f.uri, &parsed, &e))
+		return cli_usage_error("migrate", &e);
+	rc = client_open(&f.client, f.target, CLIENT_TIMEOUT_MS, &e);
+	if (!rc) {
+		f.signal_fd = watch_signals(&e);
+		rc = f.signal_fd < 0 ? f.signal_fd : follow(&f, &status, &e);
+	}
+	client_close(f.client);
+	if (f.signal_fd >= 0)
+		(void)close(f.signal_fd);
+	if (!rc)
+		return cli_finish(status);
+	status = cli_failed(&e);
+	return f.cancelling ? EXIT_CANCELLED : status;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cli/progress.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "vmm/cli/options.h"
+
+#define TEXT 32
+
+static uint64_t number(const json_t *o, const char *key)
+{
+	json_int_t v = json_integer_value(json_object_get(o, key));
+
+	return v < 0 ? 0 : (uint64_t)v;
+}
+
+void progress_read(struct progress *p, const json_t *answer)
+{
+	const json_t *ram = json_object_get(answer, "ram");
+	const char *status = json_string_value(json_object_get(answer, "status"));
+
+	*p = (struct progress){
+		.error = json_string_value(json_object_get(answer, "error-desc")),
+		.token = json_string_value(json_object_get(answer, "x-ferry-token")),
+		.total_ns = number(answer, "x-ferry-total-ns"),
+		.setup_ms = number(answer, "setup-time"),
+		.downtime_ns = number(answer, "x-ferry-downtime-ns"),
+		.predicted_ns = number(answer, "x-ferry-predicted-downtime-ns"),
+		.predicted_at_switch_ns = number(answer, "x-ferry-predicted-at-switch-ns"),
+		.limit_ns = number(answer, "x-ferry-downtime-limit-ns"),
+		.passes = number(answer, "x-ferry-passes"),
+		.switchovers_called_off = number(answer, "x-ferry-switchovers-called-off"),
+		.bytes_s = number(answer, "x-ferry-bytes-per-second"),
+		.ram_total = number(ram, "total"),
+		.remaining = number(ram, "remaining"),
+		.transferred = number(ram, "transferred"),
+		.normal_pages = number(ram, "normal"),
+		.zero_pages = number(ram, "duplicate"),
+		.page_bytes = number(ram, "page-size"),
+	};
+	p->dirty_bytes_s = number(ram, "dirty-pages-rate") * p->page_bytes;
+	(void)snprintf(p->status, sizeof(p->status), "%s", status ? status : "none");
+}
+
+bool progress_ended(const struct progress *p)
+{
+	static const char *const under_way[] = {"setup", "active", "device", "cancelling",
+						"pre-switchover"};
+
+	for (size_t i = 0; i < sizeof(under_way) / sizeof(under_way[0]); i++)
+		if (!strcmp(p->status, under_way[i]))
+			return false;
+	return true;
+}
+
+bool progress_stuck(const struct progress *p)
+{
+	return p->passes >= 2 && p->bytes_s && p->dirty_bytes_s >= p->bytes_s &&
+	       !strcmp(p->status, "active");
+}
+
+void progress_line(const struct progress *p, char *out, size_t out_bytes)
+{
+	char left[TEXT], total[TEXT], sent[TEXT], rate[TEXT], dirty[TEXT];
+	uint64_t percent = 0;
+	int len;
+
+	if (!p->ram_total) {
+		(void)snprintf(out, out_bytes, "%s", p->status);
+		return;
+	}
+	if (p->remaining < p->ram_total)
+		percent = (uint64_t)((double)(p->ram_total - p->remaining) * 100 /
+				     (double)p->ram_total);
+	len = snprintf(out, out_bytes,
+		       "%s %3" PRIu64 "%%, %s of %s left, pass %" PRIu64 ", sent %s at %s/s, guest "
+		       "writes %s/s",
+		       p->status, percent, size_text(p->remaining, left, sizeof(left)),
+		       size_text(p->ram_total, total, sizeof(total)), p->passes,
+		       size_text(p->transferred, sent, sizeof(sent)),
+		       size_text(p->bytes_s, rate, sizeof(rate)),
+		       size_text(p->dirty_bytes_s, dirty, sizeof(dirty)));
+	if (p->predicted_ns && len > 0 && (size_t)len < out_bytes)
+		(void)snprintf(out + len, out_bytes - (size_t)len, ", downtime now %.1f ms",
+			       (double)p->predicted_ns / (double)NS_PER_MS);
+}
+
+static double ms(uint64_t ns)
+{
+	return (double)ns / (double)NS_PER_MS;
+}
+
+void progress_summary(const struct progress *p, FILE *to)
+{
+	char sent[TEXT], total[TEXT];
+
+	(void)fprintf(to, "total time   %.3f s (setup %" PRIu64 " ms)\n", ms(p->total_ns) / 1000,
+		      p->setup_ms);
+	(void)fprintf(to, "passes       %" PRIu64 "\n", p->passes);
+	(void)fprintf(to, "sent         %s for %s of RAM\n",
+		      size_text(p->transferred, sent, sizeof(sent)),
+		      size_text(p->ram_total, total, sizeof(total)));
+	(void)fprintf(to, "pages        %" PRIu64 " sent, %" PRIu64 " zero\n", p->normal_pages,
+		      p->zero_pages);
+	(void)fprintf(to, "downtime     %.3f ms (predicted %.3f ms, limit %.0f ms)\n",
+		      ms(p->downtime_ns), ms(p->predicted_at_switch_ns), ms(p->limit_ns));
+	if (p->switchovers_called_off)
+		(void)fprintf(to, "called off   %" PRIu64 " switchovers that were about to take too "
+				  "long\n",
+			      p->switchovers_called_off);
+}

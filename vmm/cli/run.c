@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "vmm/cli/cli.h"
+#include "vmm/cli/run_options.h"
+#include "vmm/ctl/path.h"
+#include "vmm/ctl/session.h"
+#include "vmm/priv.h"
+
+static int open_kvm(int *fd, struct err *e)
+{
+	*fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	return *fd < 0 ? err_sys(e, errno, "cannot open /dev/kvm") : 0;
+}
+
+/*
+ * All that needs privileges, then give them up (vmm/priv.h), then the control socket. On success
+ * *kvm_fd is /dev/kvm or -1.
+ */
+static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kvm_fd,
+		   struct err *e)
+{
+	struct priv_user user, *become = NULL;
+	char path[CTL_PATH_BYTES];
+	const char *control = o->control;
+	struct ctl_places places;
+	int rc = 0;
+
+	*kvm_fd = -1;
+	ctl_places_init(&places);
+	if (o->user) {
+		become = &user;
+		rc = priv_user(o->user, &user, e);
+	}
+	if (!rc && !control) {
+		control = path;
+		rc = ctl_default_path(&places, o->name, become ? user.name : NULL, path, e);
+		if (!rc)
+			rc = ctl_make_dir(&places, become ? user.name : NULL, become ? user.uid : 0,
+					  become ? user.gid : 0, e);
+	}
+	if (!rc && become)
+		rc = open_kvm(kvm_fd, e);
+	if (!rc)
+		rc = priv_drop(become, e);
+	if (!rc)
+		rc = ctl_listen(sock, control, o->name, e);
+	if (rc && *kvm_fd >= 0)
+		(void)close(*kvm_fd);
+	return rc;
+}
+
+static int create(struct session *s, const struct run_options *o, int kvm_fd, struct err *e)
+{
+	const struct machine_config cfg = {
+		.name = o->name,
+		.mem_bytes = o->mem_bytes,
+		.mem_backend = o->mem_backend,
+		.n_cpus = o->n_cpus,
+		.kernel = o->incoming ? NULL : o->kernel,
+		.initrd = o->incoming ? NULL : o->initrd,
+		.cmdline = o->incoming ? NULL : o->cmdline,
+		.serial = o->serial,
+		.debug_exit = o->debug_exit,
+		.kvm_fd = kvm_fd,
+		.incoming = o->incoming,
+		.on_event = session_on_machine,
+		.event_ctx = s,
+	};
+
+	return machine_create(&s->machine, &cfg, e);
+}
+
+static int start(struct session *s, const struct run_options *o, struct err *e)
+{
+	if (o->uri)
+		return session_incoming(s, o->uri, e);
+	if (o->incoming)
+		log_info("waiting for the command migrate-incoming");
+	if (o->incoming || o->paused)
+		return 0;
+	return machine_resume(s->machine, e);
+}
+
+static int run(const struct run_options *o, const sigset_t *signals, struct ctl_socket *sock,
+	       int kvm_fd, int *exit_status, struct err *e)
+{
+	struct session s;
+	int rc = session_init(&s, o->name, e);
+
+	if (rc)
+		return rc;
+	rc = create(&s, o, kvm_fd, e);
+	if (!rc)
+		rc = session_watch_signals(&s, signals, e);
+	if (!rc)
+		rc = session_serve(&s, sock->fd, e);
+	if (!rc)
+		sock->fd = -1; /* the server's now */
+	if (!rc)
+		rc = start(&s, o, e);
+	if (!rc)
+		*exit_status = session_run(&s);
+	session_free(&s);
+	return rc;
+}
+
+/*
+ * The signals that end us are read from a descriptor, so they are blocked before any other thread
+ * exists and stay blocked in all of them.
+ */
+static void block_signals(sigset_t *signals)
+{
+	(void)sigemptyset(signals);
+	(void)sigaddset(signals, SIGINT);
+	(void)sigaddset(signals, SIGTERM);
+	(void)sigaddset(signals, SIGHUP);
+	(void)pthread_sigmask(SIG_BLOCK, signals, NULL);
+	(void)signal(SIGPIPE, SIG_IGN);
+}
+
+static void help(void)
+{
+	(void)printf("usage: ferry run --kernel FILE [OPTION...]\n"
+		     "       ferry run --incoming tcp:HOST:PORT|unix:PATH|defer [OPTION...]\n\n"
+		     "Run a guest, or wait for one that is migrated here. Options of the guest's\n"
+		     "shape (--mem, --cpus) must be the same on both sides of a migration.\n\n");
+	run_options_help(stdout);
+	(void)printf("\nThe exit status is 0 if the guest switched itself off or was ended, 1 after\n"
+		     "a failure, 2 for wrong usage, 3 after a triple fault, 4 if KVM gave up on it.\n");
+}
+
+int cli_run(int argc, char *const *argv)
+{
+	struct err e = ERR_INIT;
+	struct run_options o;
+	struct ctl_socket sock;
+	sigset_t signals;
+	int kvm_fd, status = EXIT_FAILED;
+
+	if (run_options_parse(argc, argv, &o, &e))
+		return cli_usage_error("run", &e);
+	if (o.help) {
+		help();
+		return cli_finish(EXIT_OK);
+	}
+	block_signals(&signals);
+	if (prepare(&o, &sock, &kvm_fd, &e))
+		return cli_failed(&e);
+	if (run(&o, &signals, &sock, kvm_fd, &status, &e)) {
+		status = cli_failed(&e);
+		if (e.code == EACCES && geteuid() == 0)
+			log_info("(as root ferry gives up the right to open other users' files; "
+				 "--user USER runs it as one of them)");
+	}
+	ctl_unlink(&sock);
+	if (sock.fd >= 0)
+		(void)close(sock.fd);
+	return status;
+}

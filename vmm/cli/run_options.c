@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cli/run_options.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "migration/uri.h"
+
+#define MEM_DEFAULT_BYTES (256ull << 20)
+#define HUGE_PAGE_BYTES	  (2ull << 20)
+
+static int set_text(const char **to, const char *value, struct err *e)
+{
+	if (!*value)
+		return err_set(e, EINVAL, "the value is empty");
+	*to = value;
+	return 0;
+}
+
+static int set_kernel(void *out, const char *value, struct err *e)
+{
+	return set_text(&((struct run_options *)out)->kernel, value, e);
+}
+
+static int set_initrd(void *out, const char *value, struct err *e)
+{
+	return set_text(&((struct run_options *)out)->initrd, value, e);
+}
+
+static int set_cmdline(void *out, const char *value, struct err *e)
+{
+	(void)e;
+	((struct run_options *)out)->cmdline = value;
+	return 0;
+}
+
+static int set_mem(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+	int rc = size_parse(value, &o->mem_bytes);
+
+	if (rc == -EINVAL)
+		return err_set(e, EINVAL, "expected a number with K, M, G or T, like 512M or 4G");
+	if (rc || o->mem_bytes > MEM_MAX_BYTES)
+		return err_set(e, EINVAL, "at most %lluT are possible", MEM_MAX_BYTES >> 40);
+	if (o->mem_bytes < MEM_MIN_BYTES && value[strlen(value) - 1] <= '9')
+		return err_set(e, EINVAL,
+			       "that is %" PRIu64 " bytes; at least %lluM are needed (%sM?)",
+			       o->mem_bytes, MEM_MIN_BYTES >> 20, o->mem_bytes ? value : "256");
+	if (o->mem_bytes < MEM_MIN_BYTES)
+		return err_set(e, EINVAL, "at least %lluM are needed", MEM_MIN_BYTES >> 20);
+	if (o->mem_bytes % MEM_PAGE_BYTES)
+		return err_set(e, EINVAL, "the size must be a multiple of %lluK",
+			       MEM_PAGE_BYTES >> 10);
+	return 0;
+}
+
+static int set_mem_backend(void *out, const char *value, struct err *e)
+{
+	if (mem_backend_parse(value, &((struct run_options *)out)->mem_backend))
+		return err_set(e, EINVAL, "expected anon, memfd or hugetlb");
+	return 0;
+}
+
+static int set_cpus(void *out, const char *value, struct err *e)
+{
+	uint64_t n;
+
+	if (number_parse(value, MACHINE_MAX_CPUS, &n) || n < 1)
+		return err_set(e, EINVAL, "expected a number from 1 to %d", MACHINE_MAX_CPUS);
+	((struct run_options *)out)->n_cpus = (unsigned)n;
+	return 0;
+}
+
+static int set_name(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+	int rc = ctl_name_check(value, e);
+
+	if (!rc)
+		memcpy(o->name, value, strlen(value) + 1);
+	return rc;
+}
+
+static int set_control(void *out, const char *value, struct err *e)
+{
+	((struct run_options *)out)->control = value;
+	return ctl_path_check(value, e);
+}
+
+static int set_serial(void *out, const char *value, struct err *e)
+{
+	((struct run_options *)out)->serial = value;
+	if (!strcmp(value, "stdio") || !strcmp(value, "pty") || !strcmp(value, "none"))
+		return 0;
+	if (!strncmp(value, "file:", 5) && value[5])
+		return 0;
+	if (!strncmp(value, "unix:", 5) && value[5]) {
+		if (strlen(value + 5) >= CTL_PATH_BYTES)
+			return err_set(e, EINVAL,
+				       "the path is too long for a socket (at most %d bytes)",
+				       CTL_PATH_BYTES - 1);
+		return 0;
+	}
+	return err_set(e, EINVAL, "expected stdio, file:PATH, pty, unix:PATH or none");
+}
+
+static int set_incoming(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+	struct mig_uri parsed;
+
+	o->incoming = true;
+	if (!strcmp(value, "defer"))
+		return 0;
+	o->uri = value;
+	if (!strncmp(value, "tcp:", 4) || !strncmp(value, "unix:", 5))
+		return mig_uri_parse(value, &parsed, e);
+	return err_set(e, EINVAL, "expected tcp:HOST:PORT, unix:PATH or defer");
+}
+
+static int set_debug_exit(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->debug_exit = true;
+	return 0;
+}
+
+static int set_user(void *out, const char *value, struct err *e)
+{
+	return set_text(&((struct run_options *)out)->user, value, e);
+}
+
+static int set_paused(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->paused = true;
+	return 0;
+}
+
+static const struct opt run_table[] = {
+	{"kernel", "FILE", "what to boot: an ELF image, by PVH or Multiboot", set_kernel},
+	{"initrd", "FILE", "initial RAM disk, or first module", set_initrd},
+	{"cmdline", "TEXT", "the kernel's command line (--cmdline=TEXT if it begins with --)",
+	 set_cmdline},
+	{"mem", "SIZE", "RAM, with K, M, G or T (default 256M)", set_mem},
+	{"mem-backend", "anon|memfd|hugetlb", "where RAM comes from (default anon)",
+	 set_mem_backend},
+	{"cpus", "N", "virtual CPUs, 1 to 64 (default 1)", set_cpus},
+	{"name", "NAME", "the guest's name for the other commands (default vm-PID)", set_name},
+	{"control", "SOCK", "path of the control socket (default: see ferry(1))", set_control},
+	{"serial", "stdio|file:PATH|pty|unix:PATH|none", "the serial port (default stdio)",
+	 set_serial},
+	{"incoming", "tcp:HOST:PORT|unix:PATH|defer",
+	 "wait for a guest that is migrated here (no HOST: 127.0.0.1)", set_incoming},
+	{"debug-exit", NULL, "a byte V written to port 0xf4 ends ferry with status 2*V+1",
+	 set_debug_exit},
+	{"user", "USER", "as root: run as this user", set_user},
+	{"paused", NULL, "do not start the guest before 'ferry cont'", set_paused},
+	{NULL, NULL, NULL, NULL},
+};
+
+void run_options_help(FILE *to)
+{
+	opts_help(run_table, to);
+}
+
+int run_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e)
+{
+	struct opts_args args;
+	int rc;
+
+	*o = (struct run_options){.mem_bytes = MEM_DEFAULT_BYTES, .n_cpus = 1, .serial = "stdio"};
+	(void)snprintf(o->name, sizeof(o->name), "vm-%d", (int)getpid());
+	rc = opts_parse(run_table, argc, argv, 0, o, &args, e);
+	o->help = args.help;
+	if (rc || o->help)
+		return rc;
+	if (!o->kernel && !o->incoming)
+		return err_set(e, EINVAL,
+			       "nothing to run: give --kernel FILE, or --incoming tcp:HOST:PORT to "
+			       "wait for a guest");
+	if (o->paused && o->incoming)
+		return err_set(e, EINVAL,
+			       "--paused does not go with --incoming: a guest arrives running or "
+			       "paused, as it was");
+	if (o->mem_backend == MEM_HUGETLB && o->mem_bytes % HUGE_PAGE_BYTES)
+		return err_set(e, EINVAL, "--mem must be a multiple of 2M with --mem-backend "
+					  "hugetlb");
+	return 0;
+}

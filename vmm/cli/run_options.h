@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The options of `ferry run`, checked as far as that goes without touching anything. */
+#ifndef VMM_CLI_RUN_OPTIONS_H
+#define VMM_CLI_RUN_OPTIONS_H
+
+#include "vmm/cli/options.h"
+#include "vmm/ctl/path.h"
+#include "vmm/machine.h"
+
+struct run_options {
+	bool help;
+	const char *kernel, *initrd, *cmdline; /* NULL = not given */
+	uint64_t mem_bytes;
+	enum mem_backend mem_backend;
+	unsigned n_cpus;
+	char name[CTL_NAME_MAX + 1];
+	const char *control; /* NULL: the default place of the name */
+	const char *serial;
+	bool incoming;	 /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
+	const char *uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
+	bool debug_exit, paused;
+	const char *user; /* NULL: stay who we are */
+};
+
+/* argv[0..argc) are the words after "run"; *o points into them. -EINVAL with a message. */
+int run_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e);
+void run_options_help(FILE *to);
+
+#endif

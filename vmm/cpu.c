@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cpu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "vmm/thread.h"
+
+enum cpu_want { CPU_STOP, CPU_RUN, CPU_QUIT };
+
+struct cpu {
+	/* constant */
+	struct vcpu *vcpu;
+	cpu_exit_fn *on_exit;
+	void *ctx;
+	pthread_t thread;
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t changed;
+	enum cpu_want want;
+	bool running; /* the thread is in its run loop */
+	pid_t tid;    /* 0 until the thread has begun */
+	cpu_call_fn *call;
+	void *call_arg;
+	int call_rc;
+	struct err call_err;
+};
+
+/* Exists so that the signal interrupts KVM_RUN instead of ending the process. */
+static void on_kick(int sig)
+{
+	(void)sig;
+}
+
+static int kick_signal(void)
+{
+	return SIGRTMIN;
+}
+
+static int install_kick(void)
+{
+	struct sigaction sa = {.sa_handler = on_kick}; /* no SA_RESTART: KVM_RUN must return */
+
+	return sigaction(kick_signal(), &sa, NULL) ? -errno : 0;
+}
+
+/* After an interruption: go on? */
+static bool still_wanted(struct cpu *c)
+{
+	bool run;
+
+	pthread_mutex_lock(&c->lock);
+	run = c->want == CPU_RUN;
+	if (run)
+		vcpu_set_immediate_exit(c->vcpu, false);
+	pthread_mutex_unlock(&c->lock);
+	return run;
+}
+
+/* Returns only when nothing is half done, or after the exit handler ended the guest. */
+static void run_loop(struct cpu *c)
+{
+	struct vcpu_exit exit;
+
+	vcpu_note_pause(c->vcpu);
+	for (;;) {
+		vcpu_run(c->vcpu, &exit);
+		if (exit.kind == VCPU_EXIT_INTERRUPTED) {
+			if (!still_wanted(c))
+				return;
+		} else if (!c->on_exit(c->ctx, c->vcpu, &exit)) {
+			return;
+		}
+	}
+}
+
+static void do_run(struct cpu *c)
+{
+	c->running = true;
+	vcpu_set_immediate_exit(c->vcpu, false);
+	pthread_mutex_unlock(&c->lock);
+	run_loop(c);
+	pthread_mutex_lock(&c->lock);
+	c->running = false;
+	if (c->want == CPU_RUN)
+		c->want = CPU_STOP; /* the guest has ended */
+	pthread_cond_broadcast(&c->changed);
+}
+
+static void do_call(struct cpu *c)
+{
+	struct err e = ERR_INIT;
+	int rc;
+
+	pthread_mutex_unlock(&c->lock);
+	rc = c->call(c->call_arg, c->vcpu, &e);
+	pthread_mutex_lock(&c->lock);
+	c->call = NULL;
+	c->call_rc = rc;
+	c->call_err = e;
+	pthread_cond_broadcast(&c->changed);
+}
+
+static void *thread_main(void *arg)
+{
+	struct cpu *c = arg;
+	sigset_t kick;
+
+	(void)sigemptyset(&kick);
+	(void)sigaddset(&kick, kick_signal());
+	(void)pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
+
+	pthread_mutex_lock(&c->lock);
+	c->tid = gettid();
+	pthread_cond_broadcast(&c->changed);
+	while (c->want != CPU_QUIT) {
+		if (c->call)
+			do_call(c);
+		else if (c->want == CPU_RUN)
+			do_run(c);
+		else
+			pthread_cond_wait(&c->changed, &c->lock);
+	}
+	pthread_mutex_unlock(&c->lock);
+	return NULL;
+}
+
+int cpu_create(struct cpu **out, struct vcpu *v, cpu_exit_fn *on_exit, void *ctx, struct err *e)
+{
+	struct cpu *c = calloc(1, sizeof(*c));
+	char name[16];
+	int rc;
+
+	if (!c)
+		return err_set(e, ENOMEM, "out of memory for vCPU %u", v->index);
+	c->vcpu = v;
+	c->on_exit = on_exit;
+	c->ctx = ctx;
+	(void)pthread_mutex_init(&c->lock, NULL);
+	thread_cond_init(&c->changed);
+	(void)snprintf(name, sizeof(name), "vcpu%u", v->index);
+	rc = install_kick();
+	if (!rc)
+		rc = thread_start(&c->thread, name, thread_main, c);
+	if (rc) {
+		free(c);
+		return err_sys(e, -rc, "cannot start the thread of vCPU %u", v->index);
+	}
+	*out = c;
+	return 0;
+}
+
+/* Under the lock. */
+static void kick(struct cpu *c)
+{
+	if (!c->running)
+		return;
+	vcpu_set_immediate_exit(c->vcpu, true);
+	(void)pthread_kill(c->thread, kick_signal());
+}
+
+static void request(struct cpu *c, enum cpu_want want)
+{
+	pthread_mutex_lock(&c->lock);
+	c->want = want;
+	if (want != CPU_RUN)
+		kick(c);
+	pthread_cond_broadcast(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+}
+
+void cpu_request_run(struct cpu *c)
+{
+	request(c, CPU_RUN);
+}
+
+void cpu_request_stop(struct cpu *c)
+{
+	request(c, CPU_STOP);
+}
+
+bool cpu_free(struct cpu *c, uint64_t deadline_ns)
+{
+	if (!c)
+		return true;
+	request(c, CPU_QUIT);
+	if (thread_join(c->thread, deadline_ns))
+		return false;
+	(void)pthread_cond_destroy(&c->changed);
+	(void)pthread_mutex_destroy(&c->lock);
+	free(c);
+	return true;
+}
+
+int cpu_wait_stopped(struct cpu *c, uint64_t deadline_ns, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (c->running && !rc)
+		rc = thread_cond_wait(&c->changed, &c->lock, deadline_ns);
+	rc = c->running ? -ETIMEDOUT : 0;
+	pthread_mutex_unlock(&c->lock);
+	if (rc)
+		return err_set(e, ETIMEDOUT, "vCPU %u did not stop in time", c->vcpu->index);
+	return 0;
+}
+
+int cpu_call(struct cpu *c, cpu_call_fn *fn, void *arg, struct err *e)
+{
+	bool busy;
+
+	pthread_mutex_lock(&c->lock);
+	busy = c->running || c->call || c->want != CPU_STOP;
+	if (!busy) {
+		c->call = fn;
+		c->call_arg = arg;
+		pthread_cond_broadcast(&c->changed);
+	}
+	pthread_mutex_unlock(&c->lock);
+	if (busy)
+		return err_set(e, EBUSY, "vCPU %u is busy", c->vcpu->index);
+	return 0;
+}
+
+int cpu_wait_call(struct cpu *c, uint64_t deadline_ns, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (c->call && !rc)
+		rc = thread_cond_wait(&c->changed, &c->lock, deadline_ns);
+	if (c->call)
+		rc = err_set(e, ETIMEDOUT, "vCPU %u did not answer in time", c->vcpu->index);
+	else if (c->call_rc)
+		rc = err_set(e, -c->call_rc, "%s", c->call_err.msg);
+	else
+		rc = 0;
+	pthread_mutex_unlock(&c->lock);
+	return rc;
+}
+
+pid_t cpu_tid(struct cpu *c)
+{
+	pid_t tid;
+
+	pthread_mutex_lock(&c->lock);
+	while (!c->tid)
+		pthread_cond_wait(&c->changed, &c->lock);
+	tid = c->tid;
+	pthread_mutex_unlock(&c->lock);
+	return tid;
+}

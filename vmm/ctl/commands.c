@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/ctl/commands.h"
+
+#include <errno.h>
+
+static int done(json_t *value, json_t **ret)
+{
+	*ret = value;
+	return value ? 0 : -ENOMEM;
+}
+
+static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	enum run_state state = machine_state(s->machine);
+	struct machine_end end;
+	json_t *o;
+
+	(void)args, (void)e;
+	o = json_pack("{s:s,s:b,s:b,s:o,s:o,s:o}", "status", machine_state_name(state), "running",
+		      state == RUN_RUNNING, "singlestep", 0, "x-ferry-serial",
+		      qmp_text(machine_serial_name(s->machine)), "x-ferry-memory-bytes",
+		      qmp_uint(machine_mem(s->machine)->size_bytes), "x-ferry-cpus",
+		      qmp_uint(machine_n_cpus(s->machine)));
+	machine_end(s->machine, &end);
+	if (o && end.kind != END_NONE && json_object_set_new(o, "x-ferry-end", qmp_text(end.text))) {
+		json_decref(o);
+		o = NULL;
+	}
+	return done(o, ret);
+}
+
+static int cmd_query_version(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)ctx, (void)args, (void)e;
+	return done(qmp_version(), ret);
+}
+
+static int cmd_query_name(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+
+	(void)args, (void)e;
+	return done(json_pack("{s:s}", "name", s->name), ret);
+}
+
+static int cmd_query_kvm(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)ctx, (void)args, (void)e;
+	return done(json_pack("{s:b,s:b}", "enabled", 1, "present", 1), ret);
+}
+
+static int cmd_query_cpus(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	json_t *list = json_array();
+	unsigned n = machine_n_cpus(s->machine);
+	int rc = 0;
+
+	(void)args, (void)e;
+	for (unsigned i = 0; !rc && i < n; i++)
+		rc = json_array_append_new(
+			list, json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i, "qom-path", "",
+					"thread-id", machine_cpu_tid(s->machine, i), "target",
+					"x86_64"));
+	if (rc) {
+		json_decref(list);
+		list = NULL;
+	}
+	return done(list, ret);
+}
+
+static int cmd_stop(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+
+	(void)args, (void)ret;
+	return machine_pause(s->machine, e);
+}
+
+static int cmd_cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	struct mig_status st;
+
+	(void)args, (void)ret;
+	if (s->dest) {
+		mig_dest_status(s->dest, &st);
+		if (st.state == MIG_UNDECIDED)
+			return err_set(e, EPERM,
+				       "the handover is undecided: the guest may run here only with "
+				       "the token that the source shows ('ferry cont %s --token "
+				       "TOKEN')",
+				       s->name);
+	}
+	return machine_resume(s->machine, e);
+}
+
+static int cmd_quit(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+
+	(void)args, (void)ret, (void)e;
+	session_quit(s, s->exit_status, false, QUIT_BY_CLIENT);
+	return 0;
+}
+
+static const struct qmp_command table[] = {
+	{.name = "query-status", .run = cmd_query_status},
+	{.name = "query-version", .run = cmd_query_version},
+	{.name = "query-name", .run = cmd_query_name},
+	{.name = "query-kvm", .run = cmd_query_kvm},
+	{.name = "query-cpus-fast", .run = cmd_query_cpus},
+	{.name = "stop", .run = cmd_stop},
+	{.name = "cont", .run = cmd_cont},
+	{.name = "quit", .run = cmd_quit},
+	{.name = "migrate",
+	 .run = cmd_migrate,
+	 .args = {{"uri", QMP_STRING, false}, {"detach", QMP_BOOL, true}}},
+	{.name = "migrate-incoming",
+	 .run = cmd_migrate_incoming,
+	 .args = {{"uri", QMP_STRING, false}}},
+	{.name = "migrate_cancel", .run = cmd_migrate_cancel},
+	{.name = "query-migrate", .run = cmd_query_migrate},
+	{.name = "migrate-set-parameters",
+	 .run = cmd_set_parameters,
+	 .args = {{"max-bandwidth", QMP_UINT, true}, {"downtime-limit", QMP_UINT, true}}},
+	{.name = "query-migrate-parameters", .run = cmd_query_parameters},
+	{.name = "migrate-set-capabilities",
+	 .run = cmd_set_capabilities,
+	 .args = {{"capabilities", QMP_LIST, false}}},
+	{.name = "query-migrate-capabilities", .run = cmd_query_capabilities},
+	{.name = "x-ferry-commit", .run = cmd_commit, .args = {{"token", QMP_STRING, false}}},
+};
+
+struct qmp_table session_commands(struct session *s)
+{
+	return (struct qmp_table){
+		.commands = table, .n_commands = sizeof(table) / sizeof(table[0]), .ctx = s};
+}

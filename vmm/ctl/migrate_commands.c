@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+
+#include "vmm/ctl/commands.h"
+#include "vmm/ctl/migrate_info.h"
+
+static const char *text_arg(const json_t *args, const char *name)
+{
+	return json_string_value(json_object_get(args, name));
+}
+
+int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)ret; /* "detach" changes nothing: the command never waits */
+	return session_migrate(ctx, text_arg(args, "uri"), e);
+}
+
+int cmd_migrate_incoming(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)ret;
+	return session_incoming(ctx, text_arg(args, "uri"), e);
+}
+
+int cmd_migrate_cancel(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)args, (void)ret, (void)e;
+	session_cancel(ctx);
+	return 0;
+}
+
+int cmd_query_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	struct mig_status st;
+
+	(void)args, (void)e;
+	if (s->source) {
+		mig_source_status(s->source, &st);
+		*ret = migrate_info_json(&st, true, s->source_uri);
+	} else if (s->dest) {
+		mig_dest_status(s->dest, &st);
+		*ret = migrate_info_json(&st, false, mig_dest_uri(s->dest));
+	} else {
+		*ret = json_object();
+	}
+	return *ret ? 0 : -ENOMEM;
+}
+
+int cmd_set_parameters(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	int rc = migrate_params_set(&s->params, args, e);
+
+	(void)ret;
+	if (!rc && session_migrating(s))
+		mig_source_set_params(s->source, &s->params);
+	return rc;
+}
+
+int cmd_query_parameters(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)args, (void)e;
+	*ret = migrate_params_json(&((struct session *)ctx)->params);
+	return *ret ? 0 : -ENOMEM;
+}
+
+int cmd_set_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)ret;
+	return migrate_caps_set(&((struct session *)ctx)->migration_events,
+				json_object_get(args, "capabilities"), e);
+}
+
+int cmd_query_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	(void)args, (void)e;
+	*ret = migrate_caps_json(((struct session *)ctx)->migration_events);
+	return *ret ? 0 : -ENOMEM;
+}
+
+int cmd_commit(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	uint64_t token;
+	int rc;
+
+	(void)ret;
+	if (!s->dest)
+		return err_set(e, EINVAL, "no guest was to arrive here: there is nothing to decide");
+	rc = migrate_token_parse(text_arg(args, "token"), &token, e);
+	return rc ? rc : mig_dest_decide(s->dest, token, e);
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/ctl/migrate_info.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "vmm/ctl/qmp.h"
+
+#define BANDWIDTH_MAX ((uint64_t)INT64_MAX)
+
+/* Members are added one by one; a failure (no memory) sticks. */
+struct object {
+	json_t *o;
+	bool failed;
+};
+
+static void add(struct object *to, const char *key, json_t *value)
+{
+	if (json_object_set_new(to->o, key, value))
+		to->failed = true;
+}
+
+static void add_uint(struct object *to, const char *key, uint64_t value)
+{
+	add(to, key, qmp_uint(value));
+}
+
+static json_t *finish(struct object *o)
+{
+	if (!o->failed)
+		return o->o;
+	json_decref(o->o);
+	return NULL;
+}
+
+static uint64_t to_ms(uint64_t ns)
+{
+	return ns / NS_PER_MS + (ns % NS_PER_MS != 0);
+}
+
+static json_t *ram_json(const struct mig_status *s)
+{
+	struct object o = {.o = json_object()};
+
+	add_uint(&o, "transferred", s->transferred_bytes);
+	add_uint(&o, "remaining", s->remaining_bytes);
+	add_uint(&o, "total", s->ram_total_bytes);
+	add_uint(&o, "duplicate", s->zero_pages);
+	add_uint(&o, "normal", s->normal_pages);
+	add_uint(&o, "normal-bytes", s->normal_pages * s->page_bytes);
+	add_uint(&o, "dirty-pages-rate", s->dirty_pages_per_s);
+	add(&o, "mbps", json_real((double)s->bytes_per_s * 8 / 1e6));
+	add_uint(&o, "dirty-sync-count", s->syncs);
+	add_uint(&o, "page-size", s->page_bytes);
+	add_uint(&o, "multifd-bytes", 0);
+	add_uint(&o, "pages-per-second", s->page_bytes ? s->bytes_per_s / s->page_bytes : 0);
+	add_uint(&o, "precopy-bytes", s->precopy_bytes);
+	add_uint(&o, "downtime-bytes", s->downtime_bytes);
+	add_uint(&o, "postcopy-bytes", 0);
+	add_uint(&o, "postcopy-requests", 0);
+	add_uint(&o, "dirty-sync-missed-zero-copy", 0);
+	return finish(&o);
+}
+
+static void add_own(struct object *o, const struct mig_status *s)
+{
+	add_uint(o, "x-ferry-total-ns", s->total_ns);
+	add_uint(o, "x-ferry-setup-ns", s->setup_ns);
+	add_uint(o, "x-ferry-downtime-ns", s->downtime_ns);
+	add_uint(o, "x-ferry-predicted-downtime-ns", s->predicted_downtime_ns);
+	add_uint(o, "x-ferry-predicted-at-switch-ns", s->predicted_at_switch_ns);
+	add_uint(o, "x-ferry-downtime-limit-ns", s->downtime_limit_ns);
+	add_uint(o, "x-ferry-bytes-per-second", s->bytes_per_s);
+	add_uint(o, "x-ferry-passes", s->passes);
+	add_uint(o, "x-ferry-sync-ns-last", s->sync_ns_last);
+	add_uint(o, "x-ferry-sync-ns-total", s->sync_ns_total);
+	add_uint(o, "x-ferry-protect-calls", s->protect_calls);
+	add_uint(o, "x-ferry-protect-pages", s->protect_pages);
+	add_uint(o, "x-ferry-switchovers-called-off", s->switchovers_called_off);
+}
+
+json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char *uri)
+{
+	struct object o = {.o = json_object()};
+	char token[MIGRATE_TOKEN_BYTES];
+
+	add(&o, "status", json_string(mig_state_name(s->state)));
+	add(&o, "x-ferry-role", json_string(is_source ? "source" : "destination"));
+	if (uri)
+		add(&o, "x-ferry-uri", qmp_text(uri));
+	if (s->error[0])
+		add(&o, "error-desc", qmp_text(s->error));
+	if (s->state == MIG_NONE)
+		return finish(&o);
+	add_uint(&o, "total-time", to_ms(s->total_ns));
+	add_uint(&o, "setup-time", to_ms(s->setup_ns));
+	if (s->state == MIG_COMPLETED)
+		add_uint(&o, "downtime", to_ms(s->downtime_ns));
+	if (s->state == MIG_ACTIVE)
+		add_uint(&o, "expected-downtime", to_ms(s->predicted_downtime_ns));
+	if (s->state != MIG_SETUP && s->ram_total_bytes)
+		add(&o, "ram", ram_json(s));
+	if (s->state == MIG_UNDECIDED && is_source) {
+		migrate_token_format(s->token, token);
+		add(&o, "x-ferry-token", json_string(token));
+	}
+	add_own(&o, s);
+	return finish(&o);
+}
+
+json_t *migrate_params_json(const struct mig_params *p)
+{
+	struct object o = {.o = json_object()};
+
+	add_uint(&o, "max-bandwidth", p->max_bandwidth_bytes_s);
+	add_uint(&o, "downtime-limit", p->downtime_limit_ms);
+	return finish(&o);
+}
+
+int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
+{
+	const json_t *bandwidth = json_object_get(args, "max-bandwidth");
+	const json_t *limit = json_object_get(args, "downtime-limit");
+	struct mig_params new = *p;
+
+	if (bandwidth) {
+		if (json_integer_value(bandwidth) < 0)
+			return err_set(e, EINVAL,
+				       "max-bandwidth must be 0 (no limit) to %" PRIu64 " bytes/s",
+				       BANDWIDTH_MAX);
+		new.max_bandwidth_bytes_s = (uint64_t)json_integer_value(bandwidth);
+	}
+	if (limit) {
+		if (json_integer_value(limit) < 1 ||
+		    json_integer_value(limit) > MIG_DOWNTIME_LIMIT_MS_MAX)
+			return err_set(e, EINVAL, "downtime-limit must be 1 to %d milliseconds",
+				       MIG_DOWNTIME_LIMIT_MS_MAX);
+		new.downtime_limit_ms = (uint64_t)json_integer_value(limit);
+	}
+	*p = new;
+	return 0;
+}
+
+/* ---- capabilities ---- */
+
+/* What QMP knows and ferry does not do: a management tool may switch it off. */
+static const char *const absent_caps[] = {
+	"xbzrle",	     "rdma-pin-all",	 "auto-converge",    "zero-blocks",
+	"compress",	     "postcopy-ram",	 "x-colo",	     "release-ram",
+	"block",	     "return-path",	 "pause-before-switchover",
+	"multifd",	     "dirty-bitmaps",	 "postcopy-blocktime",
+	"late-block-activate", "x-ignore-shared", "validate-uuid",   "background-snapshot",
+	"zero-copy-send",    "postcopy-preempt", "switchover-ack",   "dirty-limit",
+	"mapped-ram",
+};
+
+static bool is_absent_cap(const char *name)
+{
+	for (size_t i = 0; i < sizeof(absent_caps) / sizeof(absent_caps[0]); i++)
+		if (!strcmp(name, absent_caps[i]))
+			return true;
+	return false;
+}
+
+static int set_cap(bool *events, const json_t *item, struct err *e)
+{
+	const char *name = json_string_value(json_object_get(item, "capability"));
+	const json_t *state = json_object_get(item, "state");
+
+	if (!name || !json_is_boolean(state) || json_object_size(item) != 2)
+		return err_set(e, EINVAL,
+			       "each item of 'capabilities' must be an object with 'capability', a "
+			       "string, and 'state', true or false");
+	if (!strcmp(name, "events")) {
+		*events = json_is_true(state);
+		return 0;
+	}
+	if (!is_absent_cap(name))
+		return err_set(e, EINVAL, "there is no migration capability '%.64s'", name);
+	if (json_is_true(state))
+		return err_set(e, ENOTSUP, "the migration capability '%s' is not supported", name);
+	return 0;
+}
+
+int migrate_caps_set(bool *events, const json_t *list, struct err *e)
+{
+	bool new = *events;
+	const json_t *item;
+	size_t i;
+	int rc;
+
+	json_array_foreach(list, i, item) {
+		rc = set_cap(&new, item, e);
+		if (rc)
+			return rc;
+	}
+	*events = new;
+	return 0;
+}
+
+json_t *migrate_caps_json(bool events)
+{
+	return json_pack("[{s:s,s:b}]", "capability", "events", "state", events);
+}
+
+/* ---- the token of an undecided handover ---- */
+
+void migrate_token_format(uint64_t token, char out[MIGRATE_TOKEN_BYTES])
+{
+	(void)snprintf(out, MIGRATE_TOKEN_BYTES, "%016" PRIx64, token);
+}
+
+int migrate_token_parse(const char *text, uint64_t *out, struct err *e)
+{
+	const char *digits = text;
+	size_t len;
+
+	if (digits[0] == '0' && (digits[1] == 'x' || digits[1] == 'X'))
+		digits += 2;
+	len = strlen(digits);
+	if (len < 1 || len > 16 || strspn(digits, "0123456789abcdefABCDEF") != len)
+		return err_set(e, EINVAL,
+			       "'%.40s' is no token: it is up to 16 hexadecimal digits, as the "
+			       "source shows them",
+			       text);
+	*out = strtoull(digits, NULL, 16);
+	return 0;
+}

@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/ctl/session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "vmm/ctl/commands.h"
+#include "vmm/ctl/migrate_info.h"
+
+#define QUIT_WAIT_MS 10000
+#define QUIT_TICK_MS 50
+
+enum event_from { FROM_MACHINE, FROM_SOURCE, FROM_DEST };
+
+struct session_event {
+	struct session_event *next;
+	enum event_from from;
+	enum machine_event_kind machine;
+	struct mig_event migration;
+};
+
+/* ---- telling the clients ---- */
+
+/* Steals data, which is NULL when memory ran out: the event is worth more than its data. */
+static void tell(struct session *s, const char *name, json_t *data)
+{
+	if (s->server)
+		ctl_server_event(s->server, name, data);
+	json_decref(data);
+}
+
+static void tell_migration(struct session *s, const struct mig_event *ev)
+{
+	if (!s->migration_events)
+		return;
+	if (ev->kind == MIG_EVENT_PASS)
+		tell(s, "MIGRATION_PASS", json_pack("{s:o}", "pass", qmp_uint(ev->pass)));
+	else
+		tell(s, "MIGRATION", json_pack("{s:s}", "status", mig_state_name(ev->state)));
+}
+
+/* ---- the end ---- */
+
+bool session_migrating(struct session *s)
+{
+	return s->source && !mig_source_ended(s->source);
+}
+
+void session_cancel(struct session *s)
+{
+	if (session_migrating(s))
+		mig_source_cancel(s->source);
+}
+
+static void on_quit_timer(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+	uint64_t ticks;
+
+	(void)events;
+	(void)!read(s->quit_timer_fd, &ticks, sizeof(ticks));
+	if (!session_migrating(s) || ++s->quit_ticks > QUIT_WAIT_MS / QUIT_TICK_MS)
+		loop_quit(s->loop);
+}
+
+static int start_quit_timer(struct session *s)
+{
+	const struct timespec tick = {.tv_nsec = QUIT_TICK_MS * (long)NS_PER_MS};
+	const struct itimerspec every = {.it_interval = tick, .it_value = tick};
+
+	s->quit_timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (s->quit_timer_fd < 0 || timerfd_settime(s->quit_timer_fd, 0, &every, NULL))
+		return -errno;
+	return loop_add(s->loop, s->quit_timer_fd, EPOLLIN, on_quit_timer, s);
+}
+
+void session_quit(struct session *s, int exit_status, bool by_guest, const char *reason)
+{
+	if (s->quitting) {
+		loop_quit(s->loop); /* asked twice: do not wait any longer */
+		return;
+	}
+	s->quitting = true;
+	s->exit_status = exit_status;
+	tell(s, "SHUTDOWN", json_pack("{s:b,s:s}", "guest", by_guest, "reason", reason));
+	if (session_migrating(s)) {
+		log_info("cancelling the migration first");
+		mig_source_cancel(s->source);
+		if (!start_quit_timer(s))
+			return;
+	}
+	loop_quit(s->loop);
+}
+
+/* ---- events of the machine ---- */
+
+static void guest_ended(struct session *s)
+{
+	struct machine_end end;
+
+	machine_end(s->machine, &end);
+	log_info("%s", end.text);
+	switch (end.kind) {
+	case END_NONE:
+		break;
+	case END_INTERNAL_ERROR:
+		/* Somebody will want to look at it. What is left of it is not worth moving. */
+		s->exit_status = end.exit_status;
+		session_cancel(s);
+		log_info("'ferry quit %s' ends this process", s->name);
+		break;
+	case END_RESET:
+		tell(s, "RESET", json_pack("{s:b,s:s}", "guest", true, "reason", "guest-reset"));
+		session_quit(s, end.exit_status, true, "guest-reset");
+		break;
+	case END_TRIPLE_FAULT:
+		session_quit(s, end.exit_status, true, "guest-reset");
+		break;
+	case END_SHUTDOWN:
+	case END_DEBUG_EXIT:
+		session_quit(s, end.exit_status, true, "guest-shutdown");
+		break;
+	}
+}
+
+static void machine_happened(struct session *s, enum machine_event_kind kind)
+{
+	switch (kind) {
+	case MACHINE_EVENT_STOP:
+		tell(s, "STOP", NULL);
+		break;
+	case MACHINE_EVENT_RESUME:
+		tell(s, "RESUME", NULL);
+		break;
+	case MACHINE_EVENT_END:
+		guest_ended(s);
+		break;
+	}
+}
+
+/* ---- events of migrations ---- */
+
+static void source_said(struct session *s, enum mig_state state)
+{
+	struct mig_status st;
+	char token[MIGRATE_TOKEN_BYTES];
+
+	if (!s->source)
+		return;
+	mig_source_status(s->source, &st);
+	if (state == MIG_COMPLETED)
+		log_info("the guest has moved to %s; 'ferry quit %s' ends what is left here",
+			 s->source_uri, s->name);
+	else if (state == MIG_FAILED)
+		log_warn("the migration failed: %s", st.error);
+	else if (state == MIG_CANCELLED)
+		log_info("the migration was cancelled; the guest stays here");
+	else if (state == MIG_UNDECIDED) {
+		migrate_token_format(st.token, token);
+		log_warn("the migration is undecided: %s", st.error);
+		log_warn("the guest never runs here again; if it does not run at %s either, say "
+			 "'ferry cont NAME --token %s' there",
+			 s->source_uri, token);
+	}
+	if (s->quitting && mig_source_ended(s->source))
+		loop_quit(s->loop);
+}
+
+static void dest_said(struct session *s, enum mig_state state)
+{
+	struct mig_status st;
+
+	if (!s->dest)
+		return;
+	mig_dest_status(s->dest, &st);
+	if (state == MIG_COMPLETED)
+		log_info("the guest has arrived");
+	else if (state == MIG_FAILED)
+		log_warn("the guest did not arrive: %s; still waiting at %s", st.error,
+			 mig_dest_uri(s->dest));
+	else if (state == MIG_UNDECIDED)
+		log_warn("the migration is undecided: %s; the source shows a token that lets the "
+			 "guest run here: 'ferry cont %s --token TOKEN'",
+			 st.error, s->name);
+}
+
+/* ---- the queue ---- */
+
+static void handle_event(struct session *s, const struct session_event *ev)
+{
+	if (ev->from == FROM_MACHINE) {
+		machine_happened(s, ev->machine);
+		return;
+	}
+	tell_migration(s, &ev->migration);
+	if (ev->migration.kind != MIG_EVENT_STATE)
+		return;
+	if (ev->from == FROM_SOURCE)
+		source_said(s, ev->migration.state);
+	else
+		dest_said(s, ev->migration.state);
+}
+
+static struct session_event *take_event(struct session *s)
+{
+	struct session_event *ev;
+
+	pthread_mutex_lock(&s->lock);
+	ev = s->events;
+	if (ev) {
+		s->events = ev->next;
+		if (!s->events)
+			s->events_end = &s->events;
+	}
+	pthread_mutex_unlock(&s->lock);
+	return ev;
+}
+
+static void handle_events(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+	struct session_event *ev;
+
+	(void)events;
+	while ((ev = take_event(s))) {
+		handle_event(s, ev);
+		free(ev);
+	}
+}
+
+/* Any thread. */
+static void put_event(struct session *s, struct session_event what)
+{
+	struct session_event *ev = malloc(sizeof(*ev));
+
+	if (!ev) {
+		log_warn("out of memory: an event is lost");
+		return;
+	}
+	*ev = what;
+	ev->next = NULL;
+	pthread_mutex_lock(&s->lock);
+	*s->events_end = ev;
+	s->events_end = &ev->next;
+	pthread_mutex_unlock(&s->lock);
+	if (loop_post(s->loop, handle_events, s))
+		log_warn("out of memory: an event is late");
+}
+
+void session_on_machine(void *ctx, enum machine_event_kind kind)
+{
+	put_event(ctx, (struct session_event){.from = FROM_MACHINE, .machine = kind});
+}
+
+static void on_source(void *ctx, const struct mig_event *ev)
+{
+	put_event(ctx, (struct session_event){.from = FROM_SOURCE, .migration = *ev});
+}
+
+static void on_dest(void *ctx, const struct mig_event *ev)
+{
+	put_event(ctx, (struct session_event){.from = FROM_DEST, .migration = *ev});
+}
+
+/* ---- migrations ---- */
+
+static int check_uri(const char *uri, struct err *e)
+{
+	struct mig_uri parsed;
+
+	if (strlen(uri) >= MIG_URI_BYTES)
+		return err_set(e, EINVAL, "the address is longer than %d bytes", MIG_URI_BYTES - 1);
+	return mig_uri_parse(uri, &parsed, e);
+}
+
+/* Does the stream stay inside this host? */
+static bool is_local(const char *text)
+{
+	struct mig_uri u;
+
+	if (mig_uri_parse(text, &u, NULL) || u.kind == MIG_URI_UNIX)
+		return true;
+	return !u.host[0] || !strcmp(u.host, "localhost") || !strncmp(u.host, "127.", 4) ||
+	       !strcmp(u.host, "::1");
+}
+
+/* Can the guest be sent away now? */
+static int check_movable(struct session *s, struct err *e)
+{
+	enum run_state state = machine_state(s->machine);
+
+	if (session_migrating(s))
+		return err_set(e, EBUSY,
+			       "a migration is under way already: wait for it, or cancel it first");
+	switch (state) {
+	case RUN_PRELAUNCH:
+	case RUN_RUNNING:
+	case RUN_PAUSED:
+		return 0;
+	case RUN_INMIGRATE:
+		return err_set(e, EPERM, "there is no guest here yet: this side waits for one");
+	case RUN_FINISH_MIGRATE:
+	case RUN_POSTMIGRATE:
+		return err_set(e, EPERM, "the guest has been handed over already");
+	case RUN_SHUTDOWN:
+	case RUN_INTERNAL_ERROR:
+		break;
+	}
+	return err_set(e, EPERM, "the guest has ended: there is nothing to migrate (%s)",
+		       machine_state_name(state));
+}
+
+int session_migrate(struct session *s, const char *uri, struct err *e)
+{
+	struct mig_source *new;
+	int rc = s->quitting ? err_set(e, EPERM, "this process is about to end")
+			     : check_movable(s, e);
+
+	if (!rc)
+		rc = check_uri(uri, e);
+	if (rc)
+		return rc;
+	/* The old one has ended; its configuration must outlive it. */
+	mig_source_free(s->source);
+	s->source = NULL;
+	memcpy(s->source_uri, uri, strlen(uri) + 1);
+	s->source_cfg = (struct mig_source_config){
+		.uri = s->source_uri,
+		.guest_name = s->name,
+		.mem = machine_mem(s->machine),
+		.dirty = machine_dirty_source(s->machine),
+		.machine = machine_migration_view(s->machine),
+		.params = s->params,
+		.on_event = on_source,
+		.event_ctx = s,
+	};
+	rc = mig_source_start(&new, &s->source_cfg, e);
+	if (rc)
+		return rc;
+	s->source = new;
+	if (!is_local(uri))
+		log_warn("the stream to %s is not encrypted", uri);
+	return 0;
+}
+
+int session_incoming(struct session *s, const char *uri, struct err *e)
+{
+	struct mig_dest *new;
+	int rc;
+
+	if (machine_state(s->machine) != RUN_INMIGRATE)
+		return err_set(e, EPERM,
+			       "this process does not wait for a guest: start one with --incoming");
+	if (s->dest)
+		return err_set(e, EBUSY, "this process waits for a guest at %s already",
+			       mig_dest_uri(s->dest));
+	rc = check_uri(uri, e);
+	if (rc)
+		return rc;
+	memcpy(s->dest_uri, uri, strlen(uri) + 1);
+	s->dest_cfg = (struct mig_dest_config){
+		.uri = s->dest_uri,
+		.mem = machine_mem(s->machine),
+		.machine = machine_migration_view(s->machine),
+		.on_event = on_dest,
+		.event_ctx = s,
+	};
+	rc = mig_dest_start(&new, &s->dest_cfg, e);
+	if (rc)
+		return rc;
+	s->dest = new;
+	log_info("waiting for a guest at %s", mig_dest_uri(new));
+	if (!is_local(uri))
+		log_warn("the stream is not encrypted, and whoever reaches %s can send a guest",
+			 mig_dest_uri(new));
+	return 0;
+}
+
+/* ---- making and running one ---- */
+
+static void on_signal(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+	struct signalfd_siginfo info;
+
+	(void)events;
+	if (read(s->signal_fd, &info, sizeof(info)) != sizeof(info))
+		return;
+	log_info("%s: ending the guest", strsignal((int)info.ssi_signo));
+	session_quit(s, s->exit_status, false, QUIT_BY_SIGNAL);
+}
+
+int session_watch_signals(struct session *s, const sigset_t *signals, struct err *e)
+{
+	int rc;
+
+	s->signal_fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	rc = s->signal_fd < 0 ? -errno : loop_add(s->loop, s->signal_fd, EPOLLIN, on_signal, s);
+	return rc ? err_sys(e, -rc, "cannot watch for signals") : 0;
+}
+
+int session_serve(struct session *s, int listen_fd, struct err *e)
+{
+	s->commands = session_commands(s);
+	return ctl_server_new(&s->server, s->loop, listen_fd, &s->commands, e);
+}
+
+int session_run(struct session *s)
+{
+	int rc = loop_run(s->loop);
+
+	if (rc) {
+		log_warn("the event loop failed: %s", strerror(-rc));
+		return 1;
+	}
+	return s->exit_status;
+}
+
+int session_init(struct session *s, const char *name, struct err *e)
+{
+	int rc;
+
+	*s = (struct session){
+		.name = name,
+		.signal_fd = -1,
+		.quit_timer_fd = -1,
+		.params = {.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
+			   .downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT},
+	};
+	s->events_end = &s->events;
+	rc = loop_new(&s->loop);
+	if (rc)
+		return err_sys(e, -rc, "cannot set up the event loop");
+	(void)pthread_mutex_init(&s->lock, NULL);
+	return 0;
+}
+
+void session_free(struct session *s)
+{
+	struct session_event *ev;
+
+	/* What has happened is still told; what happens from here on has nobody to hear it. */
+	handle_events(s, 0);
+	mig_source_free(s->source);
+	mig_dest_free(s->dest);
+	machine_free(s->machine);
+	ctl_server_free(s->server);
+	while ((ev = take_event(s)))
+		free(ev);
+	if (s->signal_fd >= 0)
+		(void)close(s->signal_fd);
+	if (s->quit_timer_fd >= 0)
+		(void)close(s->quit_timer_fd);
+	loop_free(s->loop);
+	(void)pthread_mutex_destroy(&s->lock);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a `ferry run` process has besides the machine: control clients, migrations, signals, and the
+ * decision when it all ends.
+ *
+ * Threads: everything belongs to the main thread, which runs the loop, but for the event queue.
+ * The machine's and the engine's callbacks come from other threads: they put the event into the
+ * queue and post a call to the loop, so that clients see all events in one order.
+ *
+ * The end: session_quit() is asked for by a client, a signal or the guest's own end. A migration
+ * that is under way is cancelled first and waited for (QUIT_WAIT_MS at most, or until somebody asks
+ * again); then the loop ends. A guest that KVM gave up on is no reason to end: it stays inspectable.
+ */
+#ifndef VMM_CTL_SESSION_H
+#define VMM_CTL_SESSION_H
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdbool.h>
+
+#include "base/loop.h"
+#include "migration/migration.h"
+#include "migration/uri.h"
+#include "vmm/ctl/server.h"
+#include "vmm/machine.h"
+
+struct session_event;
+
+struct session {
+	struct loop *loop;
+	const char *name; /* the guest's */
+	struct machine *machine;
+	struct ctl_server *server;
+	struct qmp_table commands;
+	int signal_fd;
+	/* migrations: the latest one away, and the one that brought (or will bring) the guest */
+	struct mig_params params;
+	bool migration_events; /* the capability "events" */
+	struct mig_source *source;
+	struct mig_source_config source_cfg;
+	char source_uri[MIG_URI_BYTES];
+	struct mig_dest *dest;
+	struct mig_dest_config dest_cfg;
+	char dest_uri[MIG_URI_BYTES];
+	/* the end */
+	bool quitting;
+	int exit_status;
+	int quit_timer_fd;
+	unsigned quit_ticks;
+	/* any thread */
+	pthread_mutex_t lock; /* guards the queue */
+	struct session_event *events, **events_end;
+};
+
+/* A session without a machine; session_on_machine can be called from now on. */
+int session_init(struct session *s, const char *name, struct err *e);
+/* Frees the migrations, the machine, the server and the loop, in that order. */
+void session_free(struct session *s);
+
+/* The machine's event callback, ctx = the session. */
+void session_on_machine(void *ctx, enum machine_event_kind kind);
+
+/* Serve clients on listen_fd (ours on success), end on these signals (blocked in every thread). */
+int session_serve(struct session *s, int listen_fd, struct err *e);
+int session_watch_signals(struct session *s, const sigset_t *signals, struct err *e);
+
+/* Run until the end; returns the exit status of the process. */
+int session_run(struct session *s);
+
+/* Why a session ends, in QMP's words. */
+#define QUIT_BY_CLIENT "host-qmp-quit"
+#define QUIT_BY_SIGNAL "host-signal"
+
+/* End it. by_guest and reason go into the event SHUTDOWN. */
+void session_quit(struct session *s, int exit_status, bool by_guest, const char *reason);
+
+/* -EBUSY, -EPERM, -EINVAL with the reason; what takes time shows up in the status. */
+int session_migrate(struct session *s, const char *uri, struct err *e);
+int session_incoming(struct session *s, const char *uri, struct err *e);
+/* Nothing under way: nothing to do. */
+void session_cancel(struct session *s);
+bool session_migrating(struct session *s);
+
+#endif

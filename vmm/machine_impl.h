@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside of the machine, for the files machine*.c only.
+ *
+ * Locks, in this order:
+ *   op	   one change at a time of whether the guest runs; held while waiting for vCPUs. Never taken
+ *	   by vCPU threads or the I/O thread.
+ *   lock  the run state and how the guest ended; held for moments. A vCPU thread whose guest ends
+ *	   takes it, so nobody waits for a vCPU while holding it.
+ * Under `lock` the vCPUs' mailboxes may be used; the devices have locks of their own, taken last.
+ */
+#ifndef VMM_MACHINE_IMPL_H
+#define VMM_MACHINE_IMPL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "base/clock.h"
+#include "base/loop.h"
+#include "kvm/dirty_log.h"
+#include "kvm/vcpu.h"
+#include "kvm/vcpu_state.h"
+#include "kvm/vm.h"
+#include "kvm/vm_state.h"
+#include "vmm/cpu.h"
+#include "vmm/dev/bus.h"
+#include "vmm/dev/cmos.h"
+#include "vmm/dev/reset.h"
+#include "vmm/dev/serial.h"
+#include "vmm/machine.h"
+
+/* How long a vCPU may take to acknowledge anything. */
+#define MACHINE_WAIT_NS (10 * NS_PER_SEC)
+
+/* irqchip, pit, clock, serial, cmos, reset */
+#define MACHINE_VM_SECTIONS 6
+
+/* The state outside RAM, as plain numbers: what the migration's sections point at. */
+struct machine_sections {
+	struct vcpu_state *cpus; /* n_cpus */
+	struct irq_state irq;
+	struct pit_state pit;
+	struct clock_state clock;
+	struct serial_state serial;
+	struct cmos_state cmos;
+	struct reset_state reset;
+	struct tsc_shift shift;	    /* what loading the clock gave, for the vCPUs */
+	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS];
+	unsigned n;
+};
+
+struct machine {
+	/* constant after machine_create() */
+	char *name;
+	machine_event_fn *on_event;
+	void *event_ctx;
+	unsigned n_cpus;
+	struct mem *mem;
+	struct vm *vm;
+	struct vcpu *vcpus[MACHINE_MAX_CPUS];
+	struct cpu *cpus[MACHINE_MAX_CPUS];
+	struct io_bus bus;
+	struct loop *loop;
+	pthread_t io_thread;
+	bool has_io_thread;
+	struct serial *serial;
+	struct cmos *cmos;
+	struct reset *reset;
+
+	/* the migration's threads */
+	struct dirty_log log;
+	struct machine_sections sections;
+
+	pthread_mutex_t op;
+	pthread_mutex_t lock; /* guards what follows */
+	enum run_state state;
+	enum run_state before_migration; /* valid in RUN_FINISH_MIGRATE */
+	struct machine_end end;
+};
+
+/* In a vCPU's thread (cpu_exit_fn); ctx is the machine. */
+bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit);
+
+/* The guest ended, by itself or by its user: remember how, stop all vCPUs. Any thread; no waiting. */
+void machine_guest_ended(struct machine *m, enum end_kind kind, int exit_status, const char *text);
+
+/* Stop a guest (to must be RUN_PAUSED or RUN_FINISH_MIGRATE); *was_running may be NULL. */
+int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct err *e);
+/* From one of the states in which nothing runs to another, or to RUN_RUNNING. */
+int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e);
+
+/* Room for the state and the list of sections. -ENOMEM. */
+int machine_sections_init(struct machine *m);
+void machine_sections_free(struct machine *m);
+
+#endif

@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the migration engine sees of the machine: its state as sections, and its dirty pages. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "mem/bits.h"
+#include "vmm/machine_impl.h"
+
+static void add_section(struct machine_sections *s, uint32_t instance,
+			const struct field_table *table, void *data)
+{
+	s->list[s->n++] =
+		(struct mig_section){.instance = instance, .table = table, .data = data};
+}
+
+int machine_sections_init(struct machine *m)
+{
+	struct machine_sections *s = &m->sections;
+
+	s->cpus = calloc(m->n_cpus, sizeof(*s->cpus));
+	if (!s->cpus)
+		return -ENOMEM;
+	for (unsigned i = 0; i < m->n_cpus; i++)
+		add_section(s, i, &vcpu_state_table, &s->cpus[i]);
+	add_section(s, 0, &vm_irq_table, &s->irq);
+	add_section(s, 0, &vm_pit_table, &s->pit);
+	add_section(s, 0, &vm_clock_table, &s->clock);
+	add_section(s, 0, &serial_table, &s->serial);
+	add_section(s, 0, &cmos_table, &s->cmos);
+	add_section(s, 0, &reset_table, &s->reset);
+	return 0;
+}
+
+void machine_sections_free(struct machine *m)
+{
+	free(m->sections.cpus);
+}
+
+/* Have every vCPU's thread do its part at the same time, and wait for all of them. */
+static int call_all(struct machine *m, cpu_call_fn *fn, struct err *e)
+{
+	uint64_t deadline = clock_mono_ns() + MACHINE_WAIT_NS;
+	unsigned n = 0;
+	int rc = 0;
+
+	for (; n < m->n_cpus && !rc; n++)
+		rc = cpu_call(m->cpus[n], fn, &m->sections, e);
+	if (rc)
+		n--;
+	for (unsigned i = 0; i < n; i++) {
+		int one = cpu_wait_call(m->cpus[i], deadline, e);
+
+		if (!rc)
+			rc = one;
+	}
+	return rc;
+}
+
+static int save_vcpu(void *arg, struct vcpu *v, struct err *e)
+{
+	struct machine_sections *s = arg;
+
+	return vcpu_state_save(v, &s->cpus[v->index], e);
+}
+
+static int load_vcpu(void *arg, struct vcpu *v, struct err *e)
+{
+	struct machine_sections *s = arg;
+
+	return vcpu_state_load(v, &s->cpus[v->index], &s->shift, e);
+}
+
+static int view_pause(void *ctx, bool *was_running, struct err *e)
+{
+	return machine_stop(ctx, RUN_FINISH_MIGRATE, was_running, e);
+}
+
+static int view_resume(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	enum run_state to;
+
+	pthread_mutex_lock(&m->lock);
+	to = m->before_migration;
+	pthread_mutex_unlock(&m->lock);
+	return machine_go(m, RUN_FINISH_MIGRATE, to, e);
+}
+
+/* The order is explained in kvm/vm_state.h. */
+static int view_collect(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	struct machine_sections *s = &m->sections;
+	int rc;
+
+	pthread_mutex_lock(&m->op);
+	rc = vm_pit_save(m->vm, &s->pit, e);
+	if (!rc)
+		rc = vm_irq_save(m->vm, &s->irq, e);
+	if (!rc)
+		rc = call_all(m, save_vcpu, e);
+	if (!rc)
+		rc = vm_clock_save(m->vm, &s->clock, e);
+	if (!rc) {
+		serial_save(m->serial, &s->serial);
+		cmos_save(m->cmos, &s->cmos);
+		reset_save(m->reset, &s->reset);
+	}
+	pthread_mutex_unlock(&m->op);
+	return rc;
+}
+
+static void view_given_away(void *ctx)
+{
+	/* Refused only if the user has quit meanwhile: then it does not run here either. */
+	(void)machine_go(ctx, RUN_FINISH_MIGRATE, RUN_POSTMIGRATE, NULL);
+}
+
+static int check_sections(struct machine *m, struct err *e)
+{
+	struct machine_sections *s = &m->sections;
+	int rc = 0;
+
+	for (unsigned i = 0; i < m->n_cpus && !rc; i++)
+		rc = vcpu_state_check(&s->cpus[i], m->vcpus[i], e);
+	if (!rc)
+		rc = vm_irq_check(&s->irq, e);
+	if (!rc)
+		rc = vm_pit_check(&s->pit, e);
+	if (!rc)
+		rc = vm_clock_check(&s->clock, e);
+	if (!rc)
+		rc = serial_check(&s->serial, e);
+	if (!rc)
+		rc = cmos_check(&s->cmos, e);
+	if (!rc)
+		rc = reset_check(&s->reset, e);
+	return rc;
+}
+
+static int load_sections(struct machine *m, struct err *e)
+{
+	struct machine_sections *s = &m->sections;
+	int rc = vm_clock_load(m->vm, &s->clock, &s->shift, e);
+
+	if (!rc)
+		rc = call_all(m, load_vcpu, e);
+	if (rc)
+		return rc;
+	/* The serial port drives its line, which the interrupt controllers' state then overrules. */
+	serial_load(m->serial, &s->serial);
+	cmos_load(m->cmos, &s->cmos);
+	reset_load(m->reset, &s->reset);
+	rc = vm_irq_load(m->vm, &s->irq, e);
+	if (!rc)
+		rc = vm_pit_load(m->vm, &s->pit, e);
+	return rc;
+}
+
+static int view_apply(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	int rc;
+
+	if (machine_state(m) != RUN_INMIGRATE)
+		return err_set(e, EPERM, "this machine does not wait for a guest");
+	pthread_mutex_lock(&m->op);
+	rc = check_sections(m, e);
+	if (!rc)
+		rc = load_sections(m, e);
+	pthread_mutex_unlock(&m->op);
+	return rc;
+}
+
+static int view_taken_over(void *ctx, bool run, struct err *e)
+{
+	return machine_go(ctx, RUN_INMIGRATE, run ? RUN_RUNNING : RUN_PAUSED, e);
+}
+
+struct mig_machine machine_migration_view(struct machine *m)
+{
+	return (struct mig_machine){
+		.ctx = m,
+		.pause = view_pause,
+		.resume = view_resume,
+		.collect = view_collect,
+		.given_away = view_given_away,
+		.apply = view_apply,
+		.taken_over = view_taken_over,
+		.sections = m->sections.list,
+		.n_sections = m->sections.n,
+		.n_cpus = m->n_cpus,
+	};
+}
+
+static int dirty_start(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	int rc = dirty_log_start(&m->log, e);
+
+	/*
+	 * A migration begins with every page to be sent, so what the host wrote before is in it: old
+	 * marks would only have pages sent twice. New ones may come from here on and are kept.
+	 */
+	for (unsigned b = 0; b < m->mem->n_blocks && !rc; b++) {
+		uint64_t words = bits_words(m->mem->blocks[b].n_pages);
+
+		for (uint64_t w = 0; w < words; w++)
+			(void)mem_marks_take(m->mem, b, w);
+	}
+	return rc;
+}
+
+static int dirty_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
+{
+	struct machine *m = ctx;
+
+	for (unsigned b = 0; b < m->mem->n_blocks; b++) {
+		uint64_t words = bits_words(m->mem->blocks[b].n_pages);
+		const uint64_t *logged;
+		int rc = dirty_log_read(&m->log, b, &logged, e);
+
+		if (rc)
+			return rc;
+		for (uint64_t w = 0; w < words; w++) {
+			uint64_t bits = logged[w] | mem_marks_take(m->mem, b, w);
+
+			if (bits)
+				(void)mig_bitmap_or(into, b, w, bits);
+		}
+	}
+	return 0;
+}
+
+static int dirty_protect(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
+			 uint64_t n_words, struct err *e)
+{
+	struct machine *m = ctx;
+
+	return dirty_log_protect(&m->log, block, first_word, mask, n_words, e);
+}
+
+static void dirty_stop(void *ctx)
+{
+	struct machine *m = ctx;
+
+	dirty_log_stop(&m->log);
+}
+
+struct mig_dirty_source machine_dirty_source(struct machine *m)
+{
+	return (struct mig_dirty_source){
+		.ctx = m,
+		.start = dirty_start,
+		.harvest = dirty_harvest,
+		.protect = dirty_protect,
+		.stop = dirty_stop,
+	};
+}

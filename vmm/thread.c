@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/thread.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <time.h>
+
+#include "base/clock.h"
+
+/* The deepest thing on such a stack is a vCPU's XSAVE area of 16 KiB. */
+#define STACK_BYTES (256u * 1024)
+
+int thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS};
+	pthread_attr_t attr;
+	sigset_t block, old;
+	int rc;
+
+	(void)sigfillset(&block);
+	for (size_t i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		(void)sigdelset(&block, faults[i]);
+	(void)pthread_attr_init(&attr);
+	(void)pthread_attr_setstacksize(&attr, STACK_BYTES);
+	(void)pthread_sigmask(SIG_SETMASK, &block, &old);
+	rc = pthread_create(out, &attr, fn, arg);
+	(void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+	(void)pthread_attr_destroy(&attr);
+	if (!rc)
+		(void)pthread_setname_np(*out, name);
+	return -rc;
+}
+
+void thread_cond_init(pthread_cond_t *cond)
+{
+	pthread_condattr_t attr;
+
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(cond, &attr);
+	(void)pthread_condattr_destroy(&attr);
+}
+
+static struct timespec to_timespec(uint64_t ns)
+{
+	return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_SEC),
+				 .tv_nsec = (long)(ns % NS_PER_SEC)};
+}
+
+int thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns)
+{
+	struct timespec at = to_timespec(deadline_ns);
+
+	return -pthread_cond_timedwait(cond, lock, &at);
+}
+
+int thread_join(pthread_t thread, uint64_t deadline_ns)
+{
+	struct timespec at = to_timespec(deadline_ns);
+
+	return -pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &at);
+}
