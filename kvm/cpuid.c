@@ -12,22 +12,22 @@
 #define BIT(n) (1u << (n))
 
 /* Leaf 1 ECX */
-#define L1C_MONITOR	 BIT(3)
-#define L1C_VMX		 BIT(5)
-#define L1C_X2APIC	 BIT(21)
+#define L1C_MONITOR      BIT(3)
+#define L1C_VMX          BIT(5)
+#define L1C_X2APIC       BIT(21)
 #define L1C_TSC_DEADLINE BIT(24)
-#define L1C_OSXSAVE	 BIT(27) /* mirrors CR4: KVM keeps it */
-#define L1C_HYPERVISOR	 BIT(31)
-#define L1D_APIC	 BIT(9) /* mirrors the APIC base MSR: KVM keeps it */
-#define L1D_HTT		 BIT(28)
-#define L7B_SGX		 BIT(2)
-#define L7C_OSPKE	 BIT(4) /* mirrors CR4: KVM keeps it */
-#define X1C_CMP_LEGACY	 BIT(1)
-#define X1C_SVM		 BIT(2)
+#define L1C_OSXSAVE      BIT(27) /* mirrors CR4: KVM keeps it */
+#define L1C_HYPERVISOR   BIT(31)
+#define L1D_APIC         BIT(9) /* mirrors the APIC base MSR: KVM keeps it */
+#define L1D_HTT          BIT(28)
+#define L7B_SGX          BIT(2)
+#define L7C_OSPKE        BIT(4) /* mirrors CR4: KVM keeps it */
+#define X1C_CMP_LEGACY   BIT(1)
+#define X1C_SVM          BIT(2)
 
 /* Features that KVM serves by shared memory or MSRs alone, and whose state is moved. */
-#define PV_FEATURES                                                                                \
-	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) |                            \
+#define PV_FEATURES                                                     \
+	(BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) | \
 	 BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT))
 
 static struct kvm_cpuid2 *alloc_table(uint32_t entries)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What CPUID tells a guest: KVM's supported list, made consistent for N single-threaded cores in one
- * package, without features whose state ferry does not move and without paravirtual features that
- * need hypercalls.
+ * What CPUID tells a guest: KVM's supported list, made consistent for N single-threaded cores in
+ * one package, without features whose state ferry does not move and without paravirtual features
+ * that need hypercalls.
  *
  * Pure functions on tables; any thread.
  */

@@ -6,8 +6,8 @@
  * protected again only by dirty_log_protect(). With INITIALLY_SET every page counts as dirty from
  * the start and nothing has to be protected when the log is switched on.
  * Plain mode (older KVM): reading a slot's log empties it and protects its pages again, at once, so
- * dirty_log_protect() has nothing to do. Users see the same rule in both: a page that was written is
- * in what dirty_log_read() gives until it is protected, or has been given once already.
+ * dirty_log_protect() has nothing to do. Users see the same rule in both: a page that was written
+ * is in what dirty_log_read() gives until it is protected, or has been given once already.
  *
  * Host writes are not in KVM's log; mem's host marks hold them.
  *
@@ -27,7 +27,7 @@ struct dirty_log {
 	struct vm *vm;
 	bool manual;
 	/* reader's */
-	uint64_t *bitmap;	/* room for the largest slot; NULL while stopped */
+	uint64_t *bitmap; /* room for the largest slot; NULL while stopped */
 	uint64_t read_calls;
 	/* atomic */
 	uint64_t clear_calls, clear_pages; /* pages asked for, not how many were really dirty */

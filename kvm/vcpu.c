@@ -100,8 +100,14 @@ void vcpu_free(struct vcpu *v)
 
 int vcpu_set_boot(struct vcpu *v, uint32_t rip, uint32_t eax, uint32_t ebx, struct err *e)
 {
-	const struct kvm_segment data = {.base = 0, .limit = 0xffffffff, .selector = 0x18,
-					 .type = 3, .present = 1, .db = 1, .s = 1, .g = 1};
+	const struct kvm_segment data = {.base = 0,
+					 .limit = 0xffffffff,
+					 .selector = 0x18,
+					 .type = 3,
+					 .present = 1,
+					 .db = 1,
+					 .s = 1,
+					 .g = 1};
 	struct kvm_regs regs = {.rip = rip, .rax = eax, .rbx = ebx, .rflags = 2};
 	struct kvm_sregs sregs;
 
@@ -111,8 +117,7 @@ int vcpu_set_boot(struct vcpu *v, uint32_t rip, uint32_t eax, uint32_t ebx, stru
 	sregs.cs = data;
 	sregs.cs.selector = 0x10;
 	sregs.cs.type = 0xb;
-	sregs.tr = (struct kvm_segment){
-		.limit = 0x67, .selector = 0x20, .type = 0xb, .present = 1};
+	sregs.tr = (struct kvm_segment){.limit = 0x67, .selector = 0x20, .type = 0xb, .present = 1};
 	sregs.ldt = (struct kvm_segment){.type = 2, .unusable = 1};
 	sregs.gdt = (struct kvm_dtable){0};
 	sregs.idt = (struct kvm_dtable){0};

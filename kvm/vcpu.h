@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One vCPU of KVM: creation, CPUID, the state it boots in, and running it until KVM wants something.
+ * One vCPU of KVM: creation, CPUID, the state it boots in, and running it until KVM wants
+ * something.
  *
- * Threads: created, set up and freed before and after its thread runs; in between everything belongs
- * to the vCPU's own thread, except vcpu_set_immediate_exit().
+ * Threads: created, set up and freed before and after its thread runs; in between everything
+ * belongs to the vCPU's own thread, except vcpu_set_immediate_exit().
  */
 #ifndef KVM_VCPU_H
 #define KVM_VCPU_H
@@ -20,10 +21,10 @@ struct kvm_run;
 struct vcpu {
 	struct vm *vm;
 	int fd;
-	unsigned index;		  /* also its APIC id */
-	uint32_t host_tsc_khz;	  /* the TSC frequency that KVM gives a new vCPU */
-	struct kvm_run *run;	  /* shared with KVM */
-	uint32_t tsc_khz;	  /* what it has now */
+	unsigned index;               /* also its APIC id */
+	uint32_t host_tsc_khz;        /* the TSC frequency that KVM gives a new vCPU */
+	struct kvm_run *run;          /* shared with KVM */
+	uint32_t tsc_khz;             /* what it has now */
 	struct kvm_cpuid2 *cpuid_own; /* what a guest that starts here is given; constant */
 	struct kvm_cpuid2 *cpuid;     /* what its guest sees; cpuid_own, or moved here with it */
 };
@@ -59,9 +60,9 @@ struct vcpu_exit {
 		struct {
 			bool out;
 			uint16_t port;
-			unsigned size;	/* bytes of one access: 1, 2 or 4 */
+			unsigned size;  /* bytes of one access: 1, 2 or 4 */
 			uint32_t count; /* accesses (string I/O) */
-			void *data;	/* count * size bytes, to send or to fill in */
+			void *data;     /* count * size bytes, to send or to fill in */
 		} io;
 		struct {
 			bool write;
@@ -86,10 +87,12 @@ void vcpu_run(struct vcpu *v, struct vcpu_exit *out);
 void vcpu_set_immediate_exit(struct vcpu *v, bool on);
 
 /*
- * What ended the guest, for people: what KVM reported, the instruction's bytes where KVM tells them,
- * RIP, CPU mode, privilege level, CR0, CR4, EFER. After VCPU_EXIT_TRIPLE_FAULT, _EMULATION, _ERROR.
+ * What ended the guest, for people: what KVM reported, the instruction's bytes where KVM tells
+ * them, RIP, CPU mode, privilege level, CR0, CR4, EFER. After VCPU_EXIT_TRIPLE_FAULT, _EMULATION,
+ * _ERROR.
  */
-void vcpu_describe_exit(struct vcpu *v, const struct vcpu_exit *exit, char *text, size_t text_bytes);
+void vcpu_describe_exit(struct vcpu *v, const struct vcpu_exit *exit, char *text,
+			size_t text_bytes);
 
 /*
  * Tell the guest's kvmclock that the vCPU stood still, so that watchdogs in the guest stay quiet.

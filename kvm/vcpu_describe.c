@@ -15,7 +15,7 @@
 #define KVM_EXIT_MEMORY_FAULT 39
 #endif
 
-#define CR0_PE	  (1ull << 0)
+#define CR0_PE    (1ull << 0)
 #define EFER_LMA  (1ull << 10)
 #define RFLAGS_VM (1ull << 17)
 

@@ -12,26 +12,26 @@
 #include "base/log.h"
 
 #define MSR_HYPERV_FIRST 0x40000000u
-#define MSR_HYPERV_LAST	 0x400001ffu
-#define MSR_WALL_OLD	 0x11u
-#define MSR_WALL_NEW	 0x4b564d00u
-#define MSR_MCG_CAP	 0x179u
-#define MSR_MC0_CTL	 0x400u
-#define MCE_BANKS_MAX	 32
-#define MCE_PER_BANK	 4 /* CTL, STATUS, ADDR, MISC */
+#define MSR_HYPERV_LAST  0x400001ffu
+#define MSR_WALL_OLD     0x11u
+#define MSR_WALL_NEW     0x4b564d00u
+#define MSR_MCG_CAP      0x179u
+#define MSR_MC0_CTL      0x400u
+#define MCE_BANKS_MAX    32
+#define MCE_PER_BANK     4 /* CTL, STATUS, ADDR, MISC */
 
 static const uint32_t mtrrs[] = {
-	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208,
-	0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f, 0x250, 0x258,
-	0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
-	MSR_MTRR_DEFAULT,
+	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206,
+	0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d,
+	0x20e, 0x20f, 0x250, 0x258, 0x259, 0x268, 0x269,
+	0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, MSR_MTRR_DEFAULT,
 };
 
 /* KVM's head with room for the entries behind it. */
-#define MSR_BATCH(name, n)                                                                         \
-	union name {                                                                               \
-		struct kvm_msrs m;                                                                 \
-		uint8_t room[sizeof(struct kvm_msrs) + (n) * sizeof(struct kvm_msr_entry)];        \
+#define MSR_BATCH(name, n)                                                                  \
+	union name {                                                                        \
+		struct kvm_msrs m;                                                          \
+		uint8_t room[sizeof(struct kvm_msrs) + (n) * sizeof(struct kvm_msr_entry)]; \
 	}
 
 MSR_BATCH(msr_batch, VM_MSRS_MAX);
@@ -81,7 +81,8 @@ static int read_batch(struct vcpu *v, const uint32_t *list, uint32_t n, struct v
 	if (got < 0)
 		return -errno;
 	for (int i = 0; i < got; i++)
-		s->msrs[s->n_msrs++] = (struct msr_state){b.m.entries[i].index, b.m.entries[i].data};
+		s->msrs[s->n_msrs++] =
+			(struct msr_state){b.m.entries[i].index, b.m.entries[i].data};
 	return got;
 }
 
@@ -192,7 +193,7 @@ int vcpu_msrs_load(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 		b.m.pad = 0;
 		for (uint32_t i = 0; i < s->n_msrs - at; i++)
 			b.m.entries[i] = (struct kvm_msr_entry){.index = s->msrs[at + i].index,
-							      .data = s->msrs[at + i].value};
+								.data = s->msrs[at + i].value};
 		set = ioctl(v->fd, KVM_SET_MSRS, &b);
 		if (set < 0)
 			return err_sys(e, errno, "cannot set vCPU %u's MSRs", v->index);

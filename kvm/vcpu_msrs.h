@@ -15,7 +15,7 @@
 #include "kvm/vcpu.h"
 #include "kvm/vcpu_state.h"
 
-#define MSR_TSC		 0x10u
+#define MSR_TSC          0x10u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_MTRR_DEFAULT 0x2ffu
 

@@ -7,18 +7,18 @@
 
 #include <linux/kvm.h>
 
-/* Lists of members with equal names on both sides; COPY is defined where they are used. */
+/* Members of equal names on both sides: copied from *from to *to, whichever of them is KVM's. */
 #define COPY(f) to->f = from->f;
-#define REGS_MEMBERS                                                                               \
-	COPY(rax) COPY(rbx) COPY(rcx) COPY(rdx) COPY(rsi) COPY(rdi) COPY(rsp) COPY(rbp)            \
-	COPY(r8) COPY(r9) COPY(r10) COPY(r11) COPY(r12) COPY(r13) COPY(r14) COPY(r15)              \
-	COPY(rip) COPY(rflags)
-#define SEGMENT_MEMBERS                                                                            \
-	COPY(base) COPY(limit) COPY(selector) COPY(type) COPY(present) COPY(dpl) COPY(db) COPY(s)  \
-	COPY(l) COPY(g) COPY(avl) COPY(unusable)
-#define DTABLE_MEMBERS COPY(base) COPY(limit)
-#define CONTROL_MEMBERS                                                                            \
-	COPY(cr0) COPY(cr2) COPY(cr3) COPY(cr4) COPY(cr8) COPY(efer) COPY(apic_base)
+#define REGS_MEMBERS                                                                            \
+	COPY(rax)                                                                               \
+	COPY(rbx) COPY(rcx) COPY(rdx) COPY(rsi) COPY(rdi) COPY(rsp) COPY(rbp) COPY(r8) COPY(r9) \
+		COPY(r10) COPY(r11) COPY(r12) COPY(r13) COPY(r14) COPY(r15) COPY(rip) COPY(rflags)
+#define SEGMENT_MEMBERS                                                                        \
+	COPY(base)                                                                             \
+	COPY(limit) COPY(selector) COPY(type) COPY(present) COPY(dpl) COPY(db) COPY(s) COPY(l) \
+		COPY(g) COPY(avl) COPY(unusable)
+#define DTABLE_MEMBERS  COPY(base) COPY(limit)
+#define CONTROL_MEMBERS COPY(cr0) COPY(cr2) COPY(cr3) COPY(cr4) COPY(cr8) COPY(efer) COPY(apic_base)
 
 int vcpu_fail(const struct vcpu *v, const char *verb, const char *what, struct err *e)
 {
@@ -66,19 +66,19 @@ static void dtable_put(struct kvm_dtable *to, const struct dtable_state *from)
 }
 
 /* struct kvm_sregs and struct kvm_sregs2 differ only behind apic_base. */
-#define SREGS_ALL(segment, dtable)                                                                 \
-	do {                                                                                       \
-		segment(&to->cs, &from->cs);                                                       \
-		segment(&to->ds, &from->ds);                                                       \
-		segment(&to->es, &from->es);                                                       \
-		segment(&to->fs, &from->fs);                                                       \
-		segment(&to->gs, &from->gs);                                                       \
-		segment(&to->ss, &from->ss);                                                       \
-		segment(&to->tr, &from->tr);                                                       \
-		segment(&to->ldt, &from->ldt);                                                     \
-		dtable(&to->gdt, &from->gdt);                                                      \
-		dtable(&to->idt, &from->idt);                                                      \
-		CONTROL_MEMBERS                                                                    \
+#define SREGS_ALL(segment, dtable)             \
+	do {                                   \
+		segment(&to->cs, &from->cs);   \
+		segment(&to->ds, &from->ds);   \
+		segment(&to->es, &from->es);   \
+		segment(&to->fs, &from->fs);   \
+		segment(&to->gs, &from->gs);   \
+		segment(&to->ss, &from->ss);   \
+		segment(&to->tr, &from->tr);   \
+		segment(&to->ldt, &from->ldt); \
+		dtable(&to->gdt, &from->gdt);  \
+		dtable(&to->idt, &from->idt);  \
+		CONTROL_MEMBERS                \
 	} while (0)
 
 int vcpu_sregs_save(struct vcpu *v, struct sregs_state *to, struct err *e)
@@ -171,7 +171,8 @@ int vcpu_events_save(struct vcpu *v, struct events_state *s, struct err *e)
 		.nmi_masked = ev.nmi.masked,
 		.sipi_vector = ev.sipi_vector,
 		/* KVM sets these two only when asked; without them it ignores the values. */
-		.flags = ev.flags | KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR,
+		.flags = ev.flags | KVM_VCPUEVENT_VALID_NMI_PENDING |
+			 KVM_VCPUEVENT_VALID_SIPI_VECTOR,
 		.smi_smm = ev.smi.smm,
 		.smi_pending = ev.smi.pending,
 		.smi_inside_nmi = ev.smi.smm_inside_nmi,

@@ -17,9 +17,8 @@ _Static_assert(KVM_MAX_XCRS == VCPU_XCRS_ROOM, "room for extended control regist
 
 static struct kvm_device_attr tsc_offset_attr(uint64_t *offset)
 {
-	return (struct kvm_device_attr){.group = KVM_VCPU_TSC_CTRL,
-					.attr = KVM_VCPU_TSC_OFFSET,
-					.addr = (uintptr_t)offset};
+	return (struct kvm_device_attr){
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset};
 }
 
 static int save_cpuid(const struct vcpu *v, struct vcpu_state *s, struct err *e)
@@ -34,7 +33,7 @@ static int save_cpuid(const struct vcpu *v, struct vcpu_state *s, struct err *e)
 		const struct kvm_cpuid_entry2 *en = &t->entries[i];
 
 		s->cpuid[i] = (struct cpuid_state){en->function, en->index, en->flags, en->eax,
-						   en->ebx,	 en->ecx,   en->edx};
+						   en->ebx,      en->ecx,   en->edx};
 	}
 	return 0;
 }

@@ -3,8 +3,8 @@
  * The state of a vCPU as plain numbers: saved from KVM, checked, loaded into KVM.
  *
  * vcpu_state_table describes the struct for streams and files. A state that came from outside goes
- * through vcpu_state_check() before vcpu_state_load(); KVM has the last word on what the values mean
- * and its refusals are reported with the name of the part it refused.
+ * through vcpu_state_check() before vcpu_state_load(); KVM has the last word on what the values
+ * mean and its refusals are reported with the name of the part it refused.
  *
  * Left out on purpose:
  *   - the wall clock MSRs of kvmclock: writing one makes KVM write guest memory at that moment, it
@@ -24,9 +24,9 @@
 #include "kvm/vcpu.h"
 #include "kvm/vm_state.h"
 
-#define VCPU_XSAVE_ROOM 16384
+#define VCPU_XSAVE_ROOM  16384
 #define VCPU_LAPIC_BYTES 1024
-#define VCPU_XCRS_ROOM	16
+#define VCPU_XCRS_ROOM   16
 
 struct segment_state {
 	uint64_t base;
@@ -50,7 +50,7 @@ struct sregs_state {
 	struct segment_state cs, ds, es, fs, gs, ss, tr, ldt;
 	struct dtable_state gdt, idt;
 	uint64_t cr0, cr2, cr3, cr4, cr8, efer, apic_base;
-	uint64_t flags;	   /* bit 0: pdptrs are valid */
+	uint64_t flags; /* bit 0: pdptrs are valid */
 	uint64_t pdptrs[4];
 };
 
@@ -83,13 +83,13 @@ struct events_state {
 
 /* The time stamp counter; see tsc_offset_moved() and docs in vm_state.h. */
 struct tsc_state {
-	uint32_t khz;	       /* the guest's frequency */
-	uint32_t host_khz;     /* the host's */
+	uint32_t khz;      /* the guest's frequency */
+	uint32_t host_khz; /* the host's */
 	uint8_t has_offset;
-	uint64_t offset;       /* guest TSC = scaled host TSC + offset, mod 2^64 */
-	uint64_t value;	       /* guest TSC when saved ... */
-	uint64_t real_ns;      /* ... at this wall clock time */
-	uint64_t deadline;     /* TSC-deadline timer, a guest TSC; 0 = off */
+	uint64_t offset;   /* guest TSC = scaled host TSC + offset, mod 2^64 */
+	uint64_t value;    /* guest TSC when saved ... */
+	uint64_t real_ns;  /* ... at this wall clock time */
+	uint64_t deadline; /* TSC-deadline timer, a guest TSC; 0 = off */
 };
 
 struct vcpu_state {

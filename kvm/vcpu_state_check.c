@@ -10,14 +10,14 @@
 #include "kvm/vcpu_msrs.h"
 #include "kvm/vcpu_state.h"
 
-#define XSAVE_HEADER	   512 /* offset of XSTATE_BV, XCOMP_BV, 48 reserved bytes */
+#define XSAVE_HEADER       512 /* offset of XSTATE_BV, XCOMP_BV, 48 reserved bytes */
 #define XSAVE_HEADER_BYTES 64
-#define XSTATE_LEGACY	   3ull /* x87 and SSE */
-#define RFLAGS_VALID	   0x3f7fd7ull
-#define TSC_KHZ_MIN	   1000u
-#define TSC_KHZ_MAX	   100000000u
-#define EVENTS_FLAGS	   0x3fu /* KVM_VCPUEVENT_VALID_* */
-#define MP_STATE_MAX	   4u	 /* KVM_MP_STATE_SIPI_RECEIVED */
+#define XSTATE_LEGACY      3ull /* x87 and SSE */
+#define RFLAGS_VALID       0x3f7fd7ull
+#define TSC_KHZ_MIN        1000u
+#define TSC_KHZ_MAX        100000000u
+#define EVENTS_FLAGS       0x3fu /* KVM_VCPUEVENT_VALID_* */
+#define MP_STATE_MAX       4u    /* KVM_MP_STATE_SIPI_RECEIVED */
 
 static int bad(unsigned cpu, struct err *e, const char *what, uint64_t value)
 {
@@ -156,7 +156,8 @@ int vcpu_state_check(const struct vcpu_state *s, const struct vcpu *v, struct er
 	if (s->tsc.has_offset > 1)
 		return bad(v->index, e, "the TSC's flag", s->tsc.has_offset);
 	if (s->tsc.deadline && !v->vm->caps.tsc_deadline)
-		return err_set(e, EINVAL, "the guest uses the TSC-deadline timer, which this "
-					  "host's KVM lacks");
+		return err_set(e, EINVAL,
+			       "the guest uses the TSC-deadline timer, which this "
+			       "host's KVM lacks");
 	return 0;
 }

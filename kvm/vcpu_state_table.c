@@ -12,12 +12,10 @@ static const struct field cpuid_fields[] = {
 static FIELD_TABLE(cpuid_table, "cpuid", 1, cpuid_fields);
 
 static const struct field segment_fields[] = {
-	F(segment_state, base, U64),	F(segment_state, limit, U32),
-	F(segment_state, selector, U16), F(segment_state, type, U8),
-	F(segment_state, present, U8),	F(segment_state, dpl, U8),
-	F(segment_state, db, U8),	F(segment_state, s, U8),
-	F(segment_state, l, U8),	F(segment_state, g, U8),
-	F(segment_state, avl, U8),	F(segment_state, unusable, U8),
+	F(segment_state, base, U64), F(segment_state, limit, U32),  F(segment_state, selector, U16),
+	F(segment_state, type, U8),  F(segment_state, present, U8), F(segment_state, dpl, U8),
+	F(segment_state, db, U8),    F(segment_state, s, U8),       F(segment_state, l, U8),
+	F(segment_state, g, U8),     F(segment_state, avl, U8),     F(segment_state, unusable, U8),
 };
 static FIELD_TABLE(segment_table, "segment", 1, segment_fields);
 
@@ -31,7 +29,7 @@ static const struct field regs_fields[] = {
 	F(regs_state, rax, U64), F(regs_state, rbx, U64), F(regs_state, rcx, U64),
 	F(regs_state, rdx, U64), F(regs_state, rsi, U64), F(regs_state, rdi, U64),
 	F(regs_state, rsp, U64), F(regs_state, rbp, U64), F(regs_state, r8, U64),
-	F(regs_state, r9, U64),	 F(regs_state, r10, U64), F(regs_state, r11, U64),
+	F(regs_state, r9, U64),  F(regs_state, r10, U64), F(regs_state, r11, U64),
 	F(regs_state, r12, U64), F(regs_state, r13, U64), F(regs_state, r14, U64),
 	F(regs_state, r15, U64), F(regs_state, rip, U64), F(regs_state, rflags, U64),
 };
@@ -109,8 +107,8 @@ static const struct field events_fields[] = {
 static FIELD_TABLE(events_table, "events", 1, events_fields);
 
 static const struct field tsc_fields[] = {
-	F(tsc_state, khz, U32),	     F(tsc_state, host_khz, U32), F(tsc_state, has_offset, U8),
-	F(tsc_state, offset, U64),   F(tsc_state, value, U64),	  F(tsc_state, real_ns, U64),
+	F(tsc_state, khz, U32),      F(tsc_state, host_khz, U32), F(tsc_state, has_offset, U8),
+	F(tsc_state, offset, U64),   F(tsc_state, value, U64),    F(tsc_state, real_ns, U64),
 	F(tsc_state, deadline, U64),
 };
 static FIELD_TABLE(tsc_table, "tsc", 1, tsc_fields);

@@ -228,10 +228,15 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct mem *mem, str
 		rc = read_msr_list(vm, e);
 	if (!rc)
 		rc = cpuid_supported(vm->kvm_fd, &vm->cpuid, e);
-	if (!rc)
-		rc = create_chips(vm, e);
+	/*
+	 * RAM first: a change of slots waits until no vCPU can be using the old ones, which takes
+	 * milliseconds once the interrupt controllers have made KVM wait in the same way, and
+	 * nothing before.
+	 */
 	if (!rc)
 		rc = map_ram(vm, e);
+	if (!rc)
+		rc = create_chips(vm, e);
 	if (rc) {
 		vm_free(vm);
 		return rc;

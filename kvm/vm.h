@@ -3,7 +3,8 @@
  * One KVM virtual machine: its descriptor, what this host's KVM can do, RAM slots, interrupt lines.
  *
  * The interrupt controllers (two PICs, an IOAPIC, a LAPIC per vCPU) and the PIT are KVM's own. Each
- * block of struct mem is one memory slot of the same number, so a block's bitmap is a slot's bitmap.
+ * block of struct mem is one memory slot of the same number, so a block's bitmap is a slot's
+ * bitmap.
  *
  * Threads: created and freed in one thread; vm_irq_line() from any thread; slots are changed by one
  * thread at a time.
@@ -20,7 +21,7 @@
 #define VM_MSRS_MAX 512
 
 struct vm_config {
-	int kvm_fd;	      /* an open /dev/kvm, ours from now on; or -1: open it */
+	int kvm_fd;           /* an open /dev/kvm, ours from now on; or -1: open it */
 	bool plain_dirty_log; /* do without manual re-protection even where KVM offers it */
 };
 
@@ -28,9 +29,9 @@ struct vm_config {
 struct vm_caps {
 	bool sregs2;
 	bool tsc_deadline;
-	bool tsc_control;     /* guest TSCs of another frequency than the host's */
+	bool tsc_control; /* guest TSCs of another frequency than the host's */
 	bool triple_fault_event, exception_payload;
-	uint32_t clock_flags; /* of KVM_CAP_ADJUST_CLOCK */
+	uint32_t clock_flags;  /* of KVM_CAP_ADJUST_CLOCK */
 	uint32_t dirty_manual; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, as enabled; 0 = plain log */
 	uint32_t xsave_bytes;
 	uint32_t max_cpus;
@@ -45,7 +46,7 @@ struct vm {
 	struct mem *mem;
 	struct kvm_cpuid2 *cpuid; /* what KVM supports */
 	uint32_t n_msrs;
-	uint32_t *msrs; /* the MSRs that make up a vCPU's state, by KVM's own list */
+	uint32_t *msrs;       /* the MSRs that make up a vCPU's state, by KVM's own list */
 	bool unread_reported; /* atomic: MSRs that KVM lists but will not read were logged */
 };
 

@@ -27,9 +27,8 @@ int vm_clock_save(struct vm *vm, struct clock_state *s, struct err *e)
 
 	if (rc)
 		return rc;
-	*s = (struct clock_state){.clock_ns = data.clock,
-				  .flags = data.flags,
-				  .saved_real_ns = clock_real_ns()};
+	*s = (struct clock_state){
+		.clock_ns = data.clock, .flags = data.flags, .saved_real_ns = clock_real_ns()};
 	if (data.flags & KVM_CLOCK_REALTIME)
 		s->realtime_ns = data.realtime;
 	if (data.flags & KVM_CLOCK_HOST_TSC)

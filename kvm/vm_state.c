@@ -15,14 +15,22 @@ _Static_assert(KVM_IOAPIC_NUM_PINS == IOAPIC_PINS, "pins of the IOAPIC");
 #define F(s, m, t) FIELD(struct s, m, FIELD_##t)
 
 static const struct field pic_fields[] = {
-	F(pic_state, last_irr, U8),	F(pic_state, irr, U8),
-	F(pic_state, imr, U8),		F(pic_state, isr, U8),
-	F(pic_state, priority_add, U8), F(pic_state, irq_base, U8),
-	F(pic_state, read_reg_select, U8), F(pic_state, poll, U8),
-	F(pic_state, special_mask, U8), F(pic_state, init_state, U8),
-	F(pic_state, auto_eoi, U8),	F(pic_state, rotate_on_auto_eoi, U8),
-	F(pic_state, special_fully_nested_mode, U8), F(pic_state, init4, U8),
-	F(pic_state, elcr, U8),		F(pic_state, elcr_mask, U8),
+	F(pic_state, last_irr, U8),
+	F(pic_state, irr, U8),
+	F(pic_state, imr, U8),
+	F(pic_state, isr, U8),
+	F(pic_state, priority_add, U8),
+	F(pic_state, irq_base, U8),
+	F(pic_state, read_reg_select, U8),
+	F(pic_state, poll, U8),
+	F(pic_state, special_mask, U8),
+	F(pic_state, init_state, U8),
+	F(pic_state, auto_eoi, U8),
+	F(pic_state, rotate_on_auto_eoi, U8),
+	F(pic_state, special_fully_nested_mode, U8),
+	F(pic_state, init4, U8),
+	F(pic_state, elcr, U8),
+	F(pic_state, elcr_mask, U8),
 };
 static FIELD_TABLE(pic_table, "pic", 1, pic_fields);
 
@@ -43,12 +51,18 @@ static const struct field irq_fields[] = {
 FIELD_TABLE(vm_irq_table, "irqchip", 1, irq_fields);
 
 static const struct field pit_channel_fields[] = {
-	F(pit_channel_state, count, U32),	  F(pit_channel_state, latched_count, U16),
-	F(pit_channel_state, count_latched, U8), F(pit_channel_state, status_latched, U8),
-	F(pit_channel_state, status, U8),	  F(pit_channel_state, read_state, U8),
-	F(pit_channel_state, write_state, U8),	  F(pit_channel_state, write_latch, U8),
-	F(pit_channel_state, rw_mode, U8),	  F(pit_channel_state, mode, U8),
-	F(pit_channel_state, bcd, U8),		  F(pit_channel_state, gate, U8),
+	F(pit_channel_state, count, U32),
+	F(pit_channel_state, latched_count, U16),
+	F(pit_channel_state, count_latched, U8),
+	F(pit_channel_state, status_latched, U8),
+	F(pit_channel_state, status, U8),
+	F(pit_channel_state, read_state, U8),
+	F(pit_channel_state, write_state, U8),
+	F(pit_channel_state, write_latch, U8),
+	F(pit_channel_state, rw_mode, U8),
+	F(pit_channel_state, mode, U8),
+	F(pit_channel_state, bcd, U8),
+	F(pit_channel_state, gate, U8),
 	F(pit_channel_state, count_load_time, U64),
 };
 static FIELD_TABLE(pit_channel_table, "pit channel", 1, pit_channel_fields);
@@ -60,22 +74,23 @@ static const struct field pit_fields[] = {
 FIELD_TABLE(vm_pit_table, "pit", 1, pit_fields);
 
 static const struct field clock_fields[] = {
-	F(clock_state, clock_ns, U64), F(clock_state, flags, U32),
-	F(clock_state, realtime_ns, U64), F(clock_state, host_tsc, U64),
+	F(clock_state, clock_ns, U64),      F(clock_state, flags, U32),
+	F(clock_state, realtime_ns, U64),   F(clock_state, host_tsc, U64),
 	F(clock_state, saved_real_ns, U64),
 };
 FIELD_TABLE(vm_clock_table, "clock", 1, clock_fields);
 
 #define COPY(f) to->f = from->f;
-#define PIC_MEMBERS                                                                                \
-	COPY(last_irr) COPY(irr) COPY(imr) COPY(isr) COPY(priority_add) COPY(irq_base)             \
-	COPY(read_reg_select) COPY(poll) COPY(special_mask) COPY(init_state) COPY(auto_eoi)        \
-	COPY(rotate_on_auto_eoi) COPY(special_fully_nested_mode) COPY(init4) COPY(elcr)            \
-	COPY(elcr_mask)
+#define PIC_MEMBERS                                                                           \
+	COPY(last_irr)                                                                        \
+	COPY(irr) COPY(imr) COPY(isr) COPY(priority_add) COPY(irq_base) COPY(read_reg_select) \
+		COPY(poll) COPY(special_mask) COPY(init_state) COPY(auto_eoi)                 \
+			COPY(rotate_on_auto_eoi) COPY(special_fully_nested_mode) COPY(init4)  \
+				COPY(elcr) COPY(elcr_mask)
 #define PIT_MEMBERS                                                                                \
-	COPY(count) COPY(latched_count) COPY(count_latched) COPY(status_latched) COPY(status)      \
-	COPY(read_state) COPY(write_state) COPY(write_latch) COPY(rw_mode) COPY(mode) COPY(bcd)    \
-	COPY(gate)
+	COPY(count)                                                                                \
+	COPY(latched_count) COPY(count_latched) COPY(status_latched) COPY(status) COPY(read_state) \
+		COPY(write_state) COPY(write_latch) COPY(rw_mode) COPY(mode) COPY(bcd) COPY(gate)
 
 static int pic_save(struct vm *vm, uint32_t id, struct pic_state *to, struct err *e)
 {
@@ -152,10 +167,12 @@ static int check_pic(const struct pic_state *s, struct err *e)
 int vm_irq_check(const struct irq_state *s, struct err *e)
 {
 	if (s->ioapic.base_address != 0xfec00000)
-		return err_set(e, EINVAL, "the state of the IOAPIC is damaged: its address is 0x%"
-			       PRIx64, s->ioapic.base_address);
+		return err_set(e, EINVAL,
+			       "the state of the IOAPIC is damaged: its address is 0x%" PRIx64,
+			       s->ioapic.base_address);
 	if (s->ioapic.irr >> IOAPIC_PINS)
-		return err_set(e, EINVAL, "the state of the IOAPIC is damaged: its requests are 0x%x",
+		return err_set(e, EINVAL,
+			       "the state of the IOAPIC is damaged: its requests are 0x%x",
 			       s->ioapic.irr);
 	return check_pic(&s->master, e) ? -EINVAL : check_pic(&s->slave, e);
 }
@@ -203,8 +220,8 @@ int vm_pit_check(const struct pit_state *s, struct err *e)
 				       i);
 	}
 	if (s->flags & ~(uint32_t)(KVM_PIT_FLAGS_HPET_LEGACY | KVM_PIT_FLAGS_SPEAKER_DATA_ON))
-		return err_set(e, EINVAL,
-			       "the state of the interval timer is damaged (flags 0x%x)", s->flags);
+		return err_set(e, EINVAL, "the state of the interval timer is damaged (flags 0x%x)",
+			       s->flags);
 	return 0;
 }
 

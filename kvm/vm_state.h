@@ -4,10 +4,10 @@
  *
  * Time goes on while a guest is moved. A source saves its kvmclock together with the wall clock and
  * the host's TSC of the same instant. The destination sets the clock advanced by the wall clock's
- * difference (KVM does that itself where both sides know KVM_CLOCK_REALTIME), reads it back with its
- * own TSC, and moves each vCPU's TSC offset by the time that the clock advanced: the method of the
- * kernel's Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET. Both hosts' wall clocks
- * should agree; a destination that is behind loses the difference, time never goes back.
+ * difference (KVM does that itself where both sides know KVM_CLOCK_REALTIME), reads it back with
+ * its own TSC, and moves each vCPU's TSC offset by the time that the clock advanced: the method of
+ * the kernel's Documentation/virt/kvm/devices/vcpu.rst, KVM_VCPU_TSC_OFFSET. Both hosts' wall
+ * clocks should agree; a destination that is behind loses the difference, time never goes back.
  *
  * Order when saving: vm_irq_save() and vm_pit_save() before the vCPUs (an interrupt that moves from
  * the IOAPIC to a LAPIC meanwhile is then seen at least once), vm_clock_save() any time. When
@@ -60,10 +60,10 @@ struct pit_state {
 };
 
 struct clock_state {
-	uint64_t clock_ns;    /* kvmclock */
-	uint32_t flags;	      /* KVM's: which of the next two are valid */
-	uint64_t realtime_ns; /* wall clock at that instant, by KVM */
-	uint64_t host_tsc;    /* at that instant */
+	uint64_t clock_ns;      /* kvmclock */
+	uint32_t flags;         /* KVM's: which of the next two are valid */
+	uint64_t realtime_ns;   /* wall clock at that instant, by KVM */
+	uint64_t host_tsc;      /* at that instant */
 	uint64_t saved_real_ns; /* wall clock, read by us next to it: the fall-back */
 };
 

@@ -18,7 +18,7 @@ struct cpu {
 	struct vcpu *vcpu;
 	cpu_exit_fn *on_exit;
 	void *ctx;
-	pthread_t thread;
+	struct thread thread;
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
@@ -106,7 +106,7 @@ static void do_call(struct cpu *c)
 	pthread_cond_broadcast(&c->changed);
 }
 
-static void *thread_main(void *arg)
+static void thread_main(void *arg)
 {
 	struct cpu *c = arg;
 	sigset_t kick;
@@ -127,7 +127,6 @@ static void *thread_main(void *arg)
 			pthread_cond_wait(&c->changed, &c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);
-	return NULL;
 }
 
 int cpu_create(struct cpu **out, struct vcpu *v, cpu_exit_fn *on_exit, void *ctx, struct err *e)
@@ -161,7 +160,7 @@ static void kick(struct cpu *c)
 	if (!c->running)
 		return;
 	vcpu_set_immediate_exit(c->vcpu, true);
-	(void)pthread_kill(c->thread, kick_signal());
+	(void)pthread_kill(c->thread.id, kick_signal());
 }
 
 static void request(struct cpu *c, enum cpu_want want)
@@ -189,7 +188,7 @@ bool cpu_free(struct cpu *c, uint64_t deadline_ns)
 	if (!c)
 		return true;
 	request(c, CPU_QUIT);
-	if (thread_join(c->thread, deadline_ns))
+	if (thread_join(&c->thread, deadline_ns))
 		return false;
 	(void)pthread_cond_destroy(&c->changed);
 	(void)pthread_mutex_destroy(&c->lock);

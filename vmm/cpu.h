@@ -7,13 +7,13 @@
  *	|                                request_stop, kick, nothing half done
  *	+-- call: fn runs in the thread
  *
- * The thread owns the vCPU's descriptor while the cpu lives. Others ask through the mailbox (what is
- * wanted, a call to make) under its lock, and wait for the acknowledgement with a deadline.
+ * The thread owns the vCPU's descriptor while the cpu lives. Others ask through the mailbox (what
+ *is wanted, a call to make) under its lock, and wait for the acknowledgement with a deadline.
  *
- * Kick: KVM_RUN returns at once while the shared area's immediate_exit is set, which covers a thread
- * on its way into KVM; SIGRTMIN, whose handler does nothing, gets it out of the guest. The thread
- * counts as stopped only after a VCPU_EXIT_INTERRUPTED: KVM_RUN completes a pending port or memory
- * access before it returns that, so no register is waiting for a value.
+ * Kick: KVM_RUN returns at once while the shared area's immediate_exit is set, which covers a
+ *thread on its way into KVM; SIGRTMIN, whose handler does nothing, gets it out of the guest. The
+ *thread counts as stopped only after a VCPU_EXIT_INTERRUPTED: KVM_RUN completes a pending port or
+ *memory access before it returns that, so no register is waiting for a value.
  *
  * Threads: requests and waits from any thread, also from a vCPU's own (requests only).
  */

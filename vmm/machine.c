@@ -10,8 +10,8 @@
 
 /*
  * From each state, where may it go? The arrows to SHUTDOWN and INTERNAL_ERROR from states in which
- * nothing runs belong to a vCPU whose last exit ended the guest while it was being stopped, and to a
- * user who quits.
+ * nothing runs belong to a vCPU whose last exit ended the guest while it was being stopped, and to
+ * a user who quits.
  */
 static const struct {
 	const char *name;
@@ -20,11 +20,11 @@ static const struct {
 } states[] = {
 	[RUN_PRELAUNCH] = {"prelaunch", TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN),
 			   "the guest has not been started yet"},
-	[RUN_RUNNING] = {"running", TO(PAUSED) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) |
-					    TO(INTERNAL_ERROR),
+	[RUN_RUNNING] = {"running",
+			 TO(PAUSED) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 			 "the guest is running"},
-	[RUN_PAUSED] = {"paused", TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) |
-					  TO(INTERNAL_ERROR),
+	[RUN_PAUSED] = {"paused",
+			TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 			"the guest is paused"},
 	[RUN_INMIGRATE] = {"inmigrate", TO(RUNNING) | TO(PAUSED) | TO(SHUTDOWN),
 			   "no guest has arrived here yet"},
@@ -150,6 +150,7 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 
 int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e)
 {
+	bool changed = false;
 	int rc = 0;
 
 	pthread_mutex_lock(&m->op);
@@ -160,14 +161,15 @@ int machine_go(struct machine *m, enum run_state from, enum run_state to, struct
 		m->state = to;
 		if (to == RUN_RUNNING)
 			run_all(m);
-	} else {
+		changed = true;
+	} else if (m->state != to) {
 		rc = refuse(m, to == RUN_RUNNING ? "run the guest" : "go on", e);
 	}
 	pthread_mutex_unlock(&m->lock);
 	if (rc && to == RUN_RUNNING)
 		serial_pause(m->serial);
 	pthread_mutex_unlock(&m->op);
-	if (!rc && to == RUN_RUNNING)
+	if (changed && to == RUN_RUNNING)
 		emit(m, MACHINE_EVENT_RESUME);
 	return rc;
 }

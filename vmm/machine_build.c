@@ -94,8 +94,7 @@ static int check_config(const struct machine_config *cfg, struct err *e)
 	return 0;
 }
 
-static int build_vm(struct machine *m, const struct machine_config *cfg, int *kvm_fd,
-		    struct err *e)
+static int build_vm(struct machine *m, const struct machine_config *cfg, int *kvm_fd, struct err *e)
 {
 	const struct vm_config vm_cfg = {.kvm_fd = *kvm_fd};
 	int rc = mem_create(&m->mem, cfg->mem_backend, cfg->mem_bytes, e);
@@ -157,14 +156,13 @@ static int load_kernel(struct machine *m, const struct machine_config *cfg, stru
 	return rc;
 }
 
-static void *io_main(void *arg)
+static void io_main(void *arg)
 {
 	struct machine *m = arg;
 	int rc = loop_run(m->loop);
 
 	if (rc)
 		log_warn("the I/O thread ended: %s; devices no longer take input", strerror(-rc));
-	return NULL;
 }
 
 static int start_threads(struct machine *m, struct err *e)
@@ -241,7 +239,7 @@ static bool end_threads(struct machine *m)
 	}
 	if (m->has_io_thread) {
 		loop_quit(m->loop);
-		if (thread_join(m->io_thread, deadline)) {
+		if (thread_join(&m->io_thread, deadline)) {
 			log_warn("the I/O thread does not stop");
 			return false;
 		}

@@ -28,6 +28,7 @@
 #include "vmm/dev/reset.h"
 #include "vmm/dev/serial.h"
 #include "vmm/machine.h"
+#include "vmm/thread.h"
 
 /* How long a vCPU may take to acknowledge anything. */
 #define MACHINE_WAIT_NS (10 * NS_PER_SEC)
@@ -44,7 +45,7 @@ struct machine_sections {
 	struct serial_state serial;
 	struct cmos_state cmos;
 	struct reset_state reset;
-	struct tsc_shift shift;	    /* what loading the clock gave, for the vCPUs */
+	struct tsc_shift shift; /* what loading the clock gave, for the vCPUs */
 	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS];
 	unsigned n;
 };
@@ -61,7 +62,7 @@ struct machine {
 	struct cpu *cpus[MACHINE_MAX_CPUS];
 	struct io_bus bus;
 	struct loop *loop;
-	pthread_t io_thread;
+	struct thread io_thread;
 	bool has_io_thread;
 	struct serial *serial;
 	struct cmos *cmos;
@@ -81,7 +82,8 @@ struct machine {
 /* In a vCPU's thread (cpu_exit_fn); ctx is the machine. */
 bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit);
 
-/* The guest ended, by itself or by its user: remember how, stop all vCPUs. Any thread; no waiting. */
+/* The guest ended, by itself or by its user: remember how, stop all vCPUs. Any thread; no waiting.
+ */
 void machine_guest_ended(struct machine *m, enum end_kind kind, int exit_status, const char *text);
 
 /* Stop a guest (to must be RUN_PAUSED or RUN_FINISH_MIGRATE); *was_running may be NULL. */

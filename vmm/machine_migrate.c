@@ -9,8 +9,7 @@
 static void add_section(struct machine_sections *s, uint32_t instance,
 			const struct field_table *table, void *data)
 {
-	s->list[s->n++] =
-		(struct mig_section){.instance = instance, .table = table, .data = data};
+	s->list[s->n++] = (struct mig_section){.instance = instance, .table = table, .data = data};
 }
 
 int machine_sections_init(struct machine *m)
@@ -147,7 +146,8 @@ static int load_sections(struct machine *m, struct err *e)
 		rc = call_all(m, load_vcpu, e);
 	if (rc)
 		return rc;
-	/* The serial port drives its line, which the interrupt controllers' state then overrules. */
+	/* The serial port drives its line, which the interrupt controllers' state then overrules.
+	 */
 	serial_load(m->serial, &s->serial);
 	cmos_load(m->cmos, &s->cmos);
 	reset_load(m->reset, &s->reset);
@@ -199,8 +199,8 @@ static int dirty_start(void *ctx, struct err *e)
 	int rc = dirty_log_start(&m->log, e);
 
 	/*
-	 * A migration begins with every page to be sent, so what the host wrote before is in it: old
-	 * marks would only have pages sent twice. New ones may come from here on and are kept.
+	 * A migration begins with every page to be sent, so what the host wrote before is in it:
+	 * old marks would only have pages sent twice. New ones may come from here on and are kept.
 	 */
 	for (unsigned b = 0; b < m->mem->n_blocks && !rc; b++) {
 		uint64_t words = bits_words(m->mem->blocks[b].n_pages);

@@ -36,7 +36,8 @@ struct priv_user {
 	gid_t gid;
 };
 
-/* Look up --user. -EPERM unless we are root, -ENOENT, -EINVAL (root itself; a name not fit for a path). */
+/* Look up --user. -EPERM unless we are root, -ENOENT, -EINVAL (root itself; a name not fit for a
+ * path). */
 int priv_user(const char *name, struct priv_user *out, struct err *e);
 
 /*

@@ -7,10 +7,23 @@
 #define VMM_THREAD_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
+typedef void thread_fn(void *arg);
+
+/* Owned by who starts the thread; stays where it is until the thread was joined. */
+struct thread {
+	pthread_t id;
+	thread_fn *fn;
+	void *arg;
+	pthread_mutex_t lock; /* guards ended */
+	pthread_cond_t changed;
+	bool ended; /* fn has returned */
+};
+
 /* `name` has at most 15 characters. Returns 0 or -errno. */
-int thread_start(pthread_t *out, const char *name, void *(*fn)(void *), void *arg);
+int thread_start(struct thread *t, const char *name, thread_fn *fn, void *arg);
 
 /* A condition whose timed waits count on the monotonic clock. */
 void thread_cond_init(pthread_cond_t *cond);
@@ -19,6 +32,6 @@ void thread_cond_init(pthread_cond_t *cond);
 int thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns);
 
 /* Join a thread that should end by then. -ETIMEDOUT: it has not, and runs on. */
-int thread_join(pthread_t thread, uint64_t deadline_ns);
+int thread_join(struct thread *t, uint64_t deadline_ns);
 
 #endif

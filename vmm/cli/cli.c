@@ -11,7 +11,7 @@ const struct cli_command cli_commands[] = {
 	 "move a running guest to where another ferry waits for it"},
 	{"status", cli_status, "GUEST [--json]", "what a guest and its migration are doing"},
 	{"stop", cli_stop, "GUEST", "pause a guest"},
-	{"cont", cli_cont, "GUEST [--token TOKEN]", "let a paused guest go on"},
+	{"cont", cli_cont, "GUEST [--token TOKEN | --force]", "let a paused guest go on"},
 	{"cancel", cli_cancel, "GUEST", "cancel the migration of a guest, which stays where it is"},
 	{"quit", cli_quit, "GUEST", "end a guest's process, and the guest if it is there"},
 	{"list", cli_list, "[--json]", "the guests of this user on this host"},
@@ -52,8 +52,8 @@ static const struct cli_command *find_command(const char *name)
 
 static void help_on(const struct cli_command *c, const struct opt *table)
 {
-	(void)printf("usage: ferry %s %s\n\n%c%s.\n\n", c->name, c->usage, c->summary[0] - 'a' + 'A',
-		     c->summary + 1);
+	(void)printf("usage: ferry %s %s\n\n%c%s.\n\n", c->name, c->usage,
+		     c->summary[0] - 'a' + 'A', c->summary + 1);
 	if (!strncmp(c->usage, "GUEST", 5))
 		(void)printf("GUEST is a guest's name, or the path of its control socket.\n\n");
 	opts_help(table, stdout);

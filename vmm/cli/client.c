@@ -127,9 +127,8 @@ static int read_message(struct client *c, json_t **out, uint64_t until, struct e
 		int rc;
 
 		start = c->buf + c->used;
-		end = c->len > c->used + seen
-			      ? memchr(start + seen, '\n', c->len - c->used - seen)
-			      : NULL;
+		end = c->len > c->used + seen ? memchr(start + seen, '\n', c->len - c->used - seen)
+					      : NULL;
 		if (end)
 			break;
 		seen = c->len - c->used;
@@ -224,7 +223,8 @@ static int connect_to(struct client *c, struct err *e)
 	if (errno == ENOENT)
 		return err_set(e, ENOENT, "there is no socket %s", c->path);
 	if (errno == ECONNREFUSED)
-		return err_set(e, ECONNREFUSED, "nobody listens at %s: that guest is gone", c->path);
+		return err_set(e, ECONNREFUSED, "nobody listens at %s: that guest is gone",
+			       c->path);
 	return err_sys(e, errno, "cannot connect to %s", c->path);
 }
 

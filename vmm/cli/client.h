@@ -14,7 +14,7 @@
 #include "base/err.h"
 
 #define CLIENT_TIMEOUT_MS 10000
-#define CLIENT_LINE_MAX	  (1024u * 1024)
+#define CLIENT_LINE_MAX   (1024u * 1024)
 
 struct client;
 

@@ -46,10 +46,22 @@ int cli_quit(int argc, char *const *argv)
 
 /* ---- cont ---- */
 
+struct cont_options {
+	const char *token;
+	bool force;
+};
+
 static int set_token(void *out, const char *value, struct err *e)
 {
 	(void)e;
-	*(const char **)out = value;
+	((struct cont_options *)out)->token = value;
+	return 0;
+}
+
+static int set_force(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct cont_options *)out)->force = true;
 	return 0;
 }
 
@@ -57,25 +69,40 @@ static const struct opt cont_table[] = {
 	{"token", "TOKEN",
 	 "after an undecided migration: the token that the source shows lets the guest run here",
 	 set_token},
+	{"force", NULL,
+	 "after an undecided migration: the source is gone for good (if not, the guest runs twice)",
+	 set_force},
 	{NULL, NULL, NULL, NULL},
 };
 
+static int cont(struct client *c, const struct cont_options *o, struct err *e)
+{
+	if (o->token)
+		return client_call(c, "x-ferry-commit", json_pack("{s:s}", "token", o->token), NULL,
+				   e);
+	if (o->force)
+		return client_call(c, "x-ferry-commit", json_pack("{s:b}", "force", 1), NULL, e);
+	return client_call(c, "cont", NULL, NULL, e);
+}
+
 int cli_cont(int argc, char *const *argv)
 {
-	const char *token = NULL;
+	struct cont_options o = {0};
 	struct client *c = NULL;
 	struct opts_args args;
 	struct err e = ERR_INIT;
-	int status = cli_parse("cont", cont_table, argc, argv, 1, &token, &args);
+	int status = cli_parse("cont", cont_table, argc, argv, 1, &o, &args);
 	int rc;
 
 	if (status >= 0)
 		return status;
+	if (o.token && o.force) {
+		(void)err_set(&e, EINVAL, "--token and --force do not go together");
+		return cli_usage_error("cont", &e);
+	}
 	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
-	if (!rc && token)
-		rc = client_call(c, "x-ferry-commit", json_pack("{s:s}", "token", token), NULL, &e);
-	else if (!rc)
-		rc = client_call(c, "cont", NULL, NULL, &e);
+	if (!rc)
+		rc = cont(c, &o, &e);
 	client_close(c);
 	return rc ? cli_failed(&e) : EXIT_OK;
 }
@@ -110,7 +137,8 @@ static void print_migration(const json_t *migration)
 	if (!json_object_get(migration, "status"))
 		return;
 	if (!strcmp(text(migration, "x-ferry-role"), "destination"))
-		(void)printf("incoming   %s at %s\n", p.status, text(migration, "x-ferry-uri"));
+		(void)printf("incoming   %s at %s\n", strcmp(p.status, "none") ? p.status : "waits",
+			     text(migration, "x-ferry-uri"));
 	else
 		(void)printf("migration  %s to %s\n", p.status, text(migration, "x-ferry-uri"));
 	if (!progress_ended(&p)) {
@@ -134,10 +162,9 @@ static void print_status(const struct client *c, const json_t *all)
 		(void)printf("end        %s\n", text(status, "x-ferry-end"));
 	(void)printf("cpus       %" JSON_INTEGER_FORMAT "\n",
 		     json_integer_value(json_object_get(status, "x-ferry-cpus")));
-	(void)printf("memory     %s\n",
-		     size_text((uint64_t)json_integer_value(
-				       json_object_get(status, "x-ferry-memory-bytes")),
-			       mem, sizeof(mem)));
+	(void)printf("memory     %s\n", size_text((uint64_t)json_integer_value(json_object_get(
+							  status, "x-ferry-memory-bytes")),
+						  mem, sizeof(mem)));
 	(void)printf("serial     %s\n", text(status, "x-ferry-serial"));
 	(void)printf("process    %d\n", (int)client_pid(c));
 	(void)printf("control    %s\n", client_path(c));

@@ -28,9 +28,9 @@ static bool listed(const json_t *list, const char *path)
 	const json_t *item;
 	size_t i;
 
-	json_array_foreach(list, i, item)
-		if (!strcmp(json_string_value(json_object_get(item, "control")), path))
-			return true;
+	json_array_foreach(list, i,
+			   item) if (!strcmp(json_string_value(json_object_get(item, "control")),
+					     path)) return true;
 	return false;
 }
 
@@ -50,12 +50,11 @@ static int look_at(void *ctx, const char *name, const char *path)
 	if (rc == -ECONNREFUSED || rc == -ENOENT)
 		return 0; /* left behind by a process that was killed */
 	state = json_string_value(json_object_get(status, "status"));
-	item = json_pack("{s:s,s:s,s:I,s:I,s:i,s:s}", "name", name, "status",
-			 state ? state : "no answer", "cpus",
-			 json_integer_value(json_object_get(status, "x-ferry-cpus")),
-			 "memory-bytes",
-			 json_integer_value(json_object_get(status, "x-ferry-memory-bytes")), "pid",
-			 c ? (int)client_pid(c) : 0, "control", path);
+	item = json_pack(
+		"{s:s,s:s,s:I,s:I,s:i,s:s}", "name", name, "status", state ? state : "no answer",
+		"cpus", json_integer_value(json_object_get(status, "x-ferry-cpus")), "memory-bytes",
+		json_integer_value(json_object_get(status, "x-ferry-memory-bytes")), "pid",
+		c ? (int)client_pid(c) : 0, "control", path);
 	rc = json_array_append_new(list, item) ? -ENOMEM : 0;
 	json_decref(status);
 	client_close(c);
@@ -69,15 +68,16 @@ static void print_list(const json_t *list)
 
 	(void)printf("%-20s %-15s %4s %10s %8s  %s\n", "NAME", "STATE", "CPUS", "MEMORY", "PID",
 		     "CONTROL");
-	json_array_foreach(list, i, item) {
+	json_array_foreach(list, i, item)
+	{
 		const char *name, *state, *path;
 		json_int_t cpus, bytes;
 		char mem[32];
 		int pid;
 
-		if (json_unpack((json_t *)item, "{s:s,s:s,s:I,s:I,s:i,s:s}", "name", &name, "status",
-				&state, "cpus", &cpus, "memory-bytes", &bytes, "pid", &pid,
-				"control", &path))
+		if (json_unpack((json_t *)item, "{s:s,s:s,s:I,s:I,s:i,s:s}", "name", &name,
+				"status", &state, "cpus", &cpus, "memory-bytes", &bytes, "pid",
+				&pid, "control", &path))
 			continue;
 		(void)printf("%-20s %-15s %4d %10s %8d  %s\n", name, state, (int)cpus,
 			     size_text((uint64_t)bytes, mem, sizeof(mem)), pid, path);

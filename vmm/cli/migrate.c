@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -14,11 +15,11 @@
 #include "vmm/cli/client.h"
 #include "vmm/cli/progress.h"
 
-#define POLL_MS		100  /* how often the guest is asked */
-#define LINE_MS		1000 /* how often a plain line or a JSON object is printed */
-#define CANCEL_WAIT_MS	30000
-#define SECOND_MS	500  /* signals closer together are one wish (timeout(1) sends two) */
-#define LINE_BYTES	256
+#define POLL_MS        100  /* how often the guest is asked */
+#define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
+#define CANCEL_WAIT_MS 30000
+#define SECOND_MS      500 /* signals closer together are one wish (timeout(1) sends two) */
+#define LINE_BYTES     256
 
 struct migrate_options {
 	bool json;
@@ -110,6 +111,16 @@ static void hint(struct follow *f)
 		      "would help; Ctrl-C cancels.\n");
 }
 
+/* Room for a line that does not wrap, or it could not be overwritten. */
+static size_t fitting(size_t room)
+{
+	struct winsize w;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) || !w.ws_col || w.ws_col > room)
+		return room;
+	return w.ws_col;
+}
+
 static void show(struct follow *f)
 {
 	char line[LINE_BYTES];
@@ -122,7 +133,7 @@ static void show(struct follow *f)
 		print_json(f, "progress");
 		return;
 	}
-	progress_line(&f->now, line, sizeof(line));
+	progress_line(&f->now, line, f->terminal ? fitting(sizeof(line)) : sizeof(line));
 	if (f->terminal)
 		(void)printf("\r%s\033[K", line);
 	else
@@ -134,16 +145,17 @@ static void show(struct follow *f)
 
 static void explain_undecided(const struct follow *f)
 {
-	(void)fprintf(stderr,
-		      "ferry: undecided: %s\n"
-		      "The connection broke in the middle of the handover. The guest is stopped here "
-		      "and never runs here again, so that it cannot run twice.\n"
-		      "Look at the other side (%s), with 'ferry status NAME' there:\n"
-		      "  - if it is running, the guest has arrived;\n"
-		      "  - if it waits for a decision: ferry cont NAME --token %s\n"
-		      "When it runs there, end what is left here: ferry quit %s\n",
-		      f->now.error ? f->now.error : "no word from the other side", f->uri,
-		      f->now.token ? f->now.token : "TOKEN", f->target);
+	(void)fprintf(
+		stderr,
+		"ferry: undecided: %s\n"
+		"The connection broke in the middle of the handover. The guest is stopped here "
+		"and never runs here again, so that it cannot run twice.\n"
+		"Look at the other side (%s), with 'ferry status NAME' there:\n"
+		"  - if it is running, the guest has arrived;\n"
+		"  - if it waits for a decision: ferry cont NAME --token %s\n"
+		"When it runs there, end what is left here: ferry quit %s\n",
+		f->now.error ? f->now.error : "no word from the other side", f->uri,
+		f->now.token ? f->now.token : "TOKEN", f->target);
 }
 
 /* The migration is over: say how, return the exit status. */
@@ -230,10 +242,10 @@ static int set_parameters(struct follow *f, struct err *e)
 		json_decref(args);
 		return 0;
 	}
-	if ((o->has_limit && json_object_set_new(args, "downtime-limit",
-						 json_integer((json_int_t)o->limit_ms))) ||
-	    (o->has_bandwidth && json_object_set_new(args, "max-bandwidth",
-						     json_integer((json_int_t)o->bandwidth)))) {
+	if ((o->has_limit &&
+	     json_object_set_new(args, "downtime-limit", json_integer((json_int_t)o->limit_ms))) ||
+	    (o->has_bandwidth &&
+	     json_object_set_new(args, "max-bandwidth", json_integer((json_int_t)o->bandwidth)))) {
 		json_decref(args);
 		return err_sys(e, ENOMEM, "cannot set the parameters");
 	}

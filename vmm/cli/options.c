@@ -65,8 +65,11 @@ char *size_text(uint64_t bytes, char *buf, size_t buf_bytes)
 	if (unit < 0)
 		(void)snprintf(buf, buf_bytes, "%" PRIu64 " B", bytes);
 	else
-		(void)snprintf(buf, buf_bytes, "%.*f %s", v < 9.995 ? 2 : v < 99.95 ? 1 : 0, v,
-			       units[unit]);
+		(void)snprintf(buf, buf_bytes, "%.*f %s",
+			       v < 9.995   ? 2
+			       : v < 99.95 ? 1
+					   : 0,
+			       v, units[unit]);
 	return buf;
 }
 

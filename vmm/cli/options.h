@@ -24,8 +24,8 @@ struct opt {
 	int (*set)(void *out, const char *value, struct err *e);
 };
 
-#define OPTS_MAX	32
-#define OPTS_ARGS_MAX	2
+#define OPTS_MAX      32
+#define OPTS_ARGS_MAX 2
 
 struct opts_args {
 	bool help; /* --help or -h was there: nothing else has been checked */

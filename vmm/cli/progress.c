@@ -61,11 +61,16 @@ bool progress_stuck(const struct progress *p)
 	       !strcmp(p->status, "active");
 }
 
+static double ms(uint64_t ns)
+{
+	return (double)ns / (double)NS_PER_MS;
+}
+
+/* What matters most comes first: a narrow terminal shows only the beginning. */
 void progress_line(const struct progress *p, char *out, size_t out_bytes)
 {
-	char left[TEXT], total[TEXT], sent[TEXT], rate[TEXT], dirty[TEXT];
+	char left[TEXT], sent[TEXT], rate[TEXT], dirty[TEXT], downtime[TEXT + 16] = "";
 	uint64_t percent = 0;
-	int len;
 
 	if (!p->ram_total) {
 		(void)snprintf(out, out_bytes, "%s", p->status);
@@ -74,22 +79,15 @@ void progress_line(const struct progress *p, char *out, size_t out_bytes)
 	if (p->remaining < p->ram_total)
 		percent = (uint64_t)((double)(p->ram_total - p->remaining) * 100 /
 				     (double)p->ram_total);
-	len = snprintf(out, out_bytes,
-		       "%s %3" PRIu64 "%%, %s of %s left, pass %" PRIu64 ", sent %s at %s/s, guest "
-		       "writes %s/s",
-		       p->status, percent, size_text(p->remaining, left, sizeof(left)),
-		       size_text(p->ram_total, total, sizeof(total)), p->passes,
-		       size_text(p->transferred, sent, sizeof(sent)),
+	if (p->predicted_ns)
+		(void)snprintf(downtime, sizeof(downtime), ", downtime %.1f ms",
+			       ms(p->predicted_ns));
+	(void)snprintf(out, out_bytes,
+		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s, dirty %s/s%s, sent %s",
+		       p->status, percent, size_text(p->remaining, left, sizeof(left)), p->passes,
 		       size_text(p->bytes_s, rate, sizeof(rate)),
-		       size_text(p->dirty_bytes_s, dirty, sizeof(dirty)));
-	if (p->predicted_ns && len > 0 && (size_t)len < out_bytes)
-		(void)snprintf(out + len, out_bytes - (size_t)len, ", downtime now %.1f ms",
-			       (double)p->predicted_ns / (double)NS_PER_MS);
-}
-
-static double ms(uint64_t ns)
-{
-	return (double)ns / (double)NS_PER_MS;
+		       size_text(p->dirty_bytes_s, dirty, sizeof(dirty)), downtime,
+		       size_text(p->transferred, sent, sizeof(sent)));
 }
 
 void progress_summary(const struct progress *p, FILE *to)
@@ -107,7 +105,8 @@ void progress_summary(const struct progress *p, FILE *to)
 	(void)fprintf(to, "downtime     %.3f ms (predicted %.3f ms, limit %.0f ms)\n",
 		      ms(p->downtime_ns), ms(p->predicted_at_switch_ns), ms(p->limit_ns));
 	if (p->switchovers_called_off)
-		(void)fprintf(to, "called off   %" PRIu64 " switchovers that were about to take too "
-				  "long\n",
+		(void)fprintf(to,
+			      "called off   %" PRIu64 " switchovers that were about to take too "
+			      "long\n",
 			      p->switchovers_called_off);
 }

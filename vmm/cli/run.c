@@ -21,8 +21,7 @@ static int open_kvm(int *fd, struct err *e)
  * All that needs privileges, then give them up (vmm/priv.h), then the control socket. On success
  * *kvm_fd is /dev/kvm or -1.
  */
-static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kvm_fd,
-		   struct err *e)
+static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kvm_fd, struct err *e)
 {
 	struct priv_user user, *become = NULL;
 	char path[CTL_PATH_BYTES];
@@ -130,8 +129,9 @@ static void help(void)
 		     "Run a guest, or wait for one that is migrated here. Options of the guest's\n"
 		     "shape (--mem, --cpus) must be the same on both sides of a migration.\n\n");
 	run_options_help(stdout);
-	(void)printf("\nThe exit status is 0 if the guest switched itself off or was ended, 1 after\n"
-		     "a failure, 2 for wrong usage, 3 after a triple fault, 4 if KVM gave up on it.\n");
+	(void)printf(
+		"\nThe exit status is 0 if the guest switched itself off or was ended, 1 after\n"
+		"a failure, 2 for wrong usage, 3 after a triple fault, 4 if KVM gave up on it.\n");
 }
 
 int cli_run(int argc, char *const *argv)

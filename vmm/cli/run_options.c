@@ -10,7 +10,7 @@
 #include "migration/uri.h"
 
 #define MEM_DEFAULT_BYTES (256ull << 20)
-#define HUGE_PAGE_BYTES	  (2ull << 20)
+#define HUGE_PAGE_BYTES   (2ull << 20)
 
 static int set_text(const char **to, const char *value, struct err *e)
 {
@@ -188,7 +188,8 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 			       "--paused does not go with --incoming: a guest arrives running or "
 			       "paused, as it was");
 	if (o->mem_backend == MEM_HUGETLB && o->mem_bytes % HUGE_PAGE_BYTES)
-		return err_set(e, EINVAL, "--mem must be a multiple of 2M with --mem-backend "
-					  "hugetlb");
+		return err_set(e, EINVAL,
+			       "--mem must be a multiple of 2M with --mem-backend "
+			       "hugetlb");
 	return 0;
 }

@@ -16,8 +16,9 @@ struct run_options {
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
 	const char *serial;
-	bool incoming;	 /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
-	const char *uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
+	bool incoming; /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
+	const char
+		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
 	bool debug_exit, paused;
 	const char *user; /* NULL: stay who we are */
 };

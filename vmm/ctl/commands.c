@@ -23,7 +23,8 @@ static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct 
 		      qmp_uint(machine_mem(s->machine)->size_bytes), "x-ferry-cpus",
 		      qmp_uint(machine_n_cpus(s->machine)));
 	machine_end(s->machine, &end);
-	if (o && end.kind != END_NONE && json_object_set_new(o, "x-ferry-end", qmp_text(end.text))) {
+	if (o && end.kind != END_NONE &&
+	    json_object_set_new(o, "x-ferry-end", qmp_text(end.text))) {
 		json_decref(o);
 		o = NULL;
 	}
@@ -59,10 +60,10 @@ static int cmd_query_cpus(void *ctx, const json_t *args, json_t **ret, struct er
 
 	(void)args, (void)e;
 	for (unsigned i = 0; !rc && i < n; i++)
-		rc = json_array_append_new(
-			list, json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i, "qom-path", "",
-					"thread-id", machine_cpu_tid(s->machine, i), "target",
-					"x86_64"));
+		rc = json_array_append_new(list, json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i,
+							   "qom-path", "", "thread-id",
+							   machine_cpu_tid(s->machine, i), "target",
+							   "x86_64"));
 	if (rc) {
 		json_decref(list);
 		list = NULL;
@@ -87,11 +88,12 @@ static int cmd_cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	if (s->dest) {
 		mig_dest_status(s->dest, &st);
 		if (st.state == MIG_UNDECIDED)
-			return err_set(e, EPERM,
-				       "the handover is undecided: the guest may run here only with "
-				       "the token that the source shows ('ferry cont %s --token "
-				       "TOKEN')",
-				       s->name);
+			return err_set(
+				e, EPERM,
+				"the handover is undecided: the guest may run here only with "
+				"the token that the source shows ('ferry cont %s --token "
+				"TOKEN')",
+				s->name);
 	}
 	return machine_resume(s->machine, e);
 }
@@ -130,7 +132,9 @@ static const struct qmp_command table[] = {
 	 .run = cmd_set_capabilities,
 	 .args = {{"capabilities", QMP_LIST, false}}},
 	{.name = "query-migrate-capabilities", .run = cmd_query_capabilities},
-	{.name = "x-ferry-commit", .run = cmd_commit, .args = {{"token", QMP_STRING, false}}},
+	{.name = "x-ferry-commit",
+	 .run = cmd_commit,
+	 .args = {{"token", QMP_STRING, true}, {"force", QMP_BOOL, true}}},
 };
 
 struct qmp_table session_commands(struct session *s)

@@ -81,12 +81,19 @@ int cmd_query_capabilities(void *ctx, const json_t *args, json_t **ret, struct e
 int cmd_commit(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
+	const char *text = text_arg(args, "token");
+	bool force = json_is_true(json_object_get(args, "force"));
 	uint64_t token;
 	int rc;
 
 	(void)ret;
 	if (!s->dest)
-		return err_set(e, EINVAL, "no guest was to arrive here: there is nothing to decide");
-	rc = migrate_token_parse(text_arg(args, "token"), &token, e);
+		return err_set(e, EINVAL,
+			       "no guest was to arrive here: there is nothing to decide");
+	if (!text == !force)
+		return err_set(e, EINVAL, "either a token or force is needed");
+	if (force)
+		return mig_dest_decide_forced(s->dest, e);
+	rc = migrate_token_parse(text, &token, e);
 	return rc ? rc : mig_dest_decide(s->dest, token, e);
 }

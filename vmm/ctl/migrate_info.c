@@ -149,12 +149,28 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 
 /* What QMP knows and ferry does not do: a management tool may switch it off. */
 static const char *const absent_caps[] = {
-	"xbzrle",	     "rdma-pin-all",	 "auto-converge",    "zero-blocks",
-	"compress",	     "postcopy-ram",	 "x-colo",	     "release-ram",
-	"block",	     "return-path",	 "pause-before-switchover",
-	"multifd",	     "dirty-bitmaps",	 "postcopy-blocktime",
-	"late-block-activate", "x-ignore-shared", "validate-uuid",   "background-snapshot",
-	"zero-copy-send",    "postcopy-preempt", "switchover-ack",   "dirty-limit",
+	"xbzrle",
+	"rdma-pin-all",
+	"auto-converge",
+	"zero-blocks",
+	"compress",
+	"postcopy-ram",
+	"x-colo",
+	"release-ram",
+	"block",
+	"return-path",
+	"pause-before-switchover",
+	"multifd",
+	"dirty-bitmaps",
+	"postcopy-blocktime",
+	"late-block-activate",
+	"x-ignore-shared",
+	"validate-uuid",
+	"background-snapshot",
+	"zero-copy-send",
+	"postcopy-preempt",
+	"switchover-ack",
+	"dirty-limit",
 	"mapped-ram",
 };
 
@@ -193,7 +209,8 @@ int migrate_caps_set(bool *events, const json_t *list, struct err *e)
 	size_t i;
 	int rc;
 
-	json_array_foreach(list, i, item) {
+	json_array_foreach(list, i, item)
+	{
 		rc = set_cap(&new, item, e);
 		if (rc)
 			return rc;

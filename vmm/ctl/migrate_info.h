@@ -32,7 +32,8 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e);
 int migrate_caps_set(bool *events, const json_t *list, struct err *e);
 json_t *migrate_caps_json(bool events);
 
-/* The token as the user sees it: 16 hexadecimal digits. Parsing takes 1 to 16, with or without 0x. */
+/* The token as the user sees it: 16 hexadecimal digits. Parsing takes 1 to 16, with or without 0x.
+ */
 #define MIGRATE_TOKEN_BYTES 17
 void migrate_token_format(uint64_t token, char out[MIGRATE_TOKEN_BYTES]);
 int migrate_token_parse(const char *text, uint64_t *out, struct err *e);

@@ -99,10 +99,11 @@ static int make_dir(const char *dir, mode_t mode, uid_t owner, struct err *e)
 	struct stat st;
 
 	if (mkdir(dir, mode) && errno != EEXIST)
-		return err_sys(e, errno,
-			       "cannot make the directory %s for the control socket (another place: "
-			       "--control)",
-			       dir);
+		return err_sys(
+			e, errno,
+			"cannot make the directory %s for the control socket (another place: "
+			"--control)",
+			dir);
 	if (lstat(dir, &st))
 		return err_sys(e, errno, "cannot look at the directory %s", dir);
 	if (!S_ISDIR(st.st_mode) || st.st_uid != owner || (st.st_mode & 022))
@@ -187,7 +188,8 @@ static int clear_path(const char *path, const char *name, struct err *e)
 /*
  * Two processes that start with the same name at the same time would both find a socket that is
  * bound and not listened on yet: one waits for the other. If a stranger holds the lock (of a
- * directory like /tmp) that is all the same only a matter of that instant, so it is not insisted on.
+ * directory like /tmp) that is all the same only a matter of that instant, so it is not insisted
+ * on.
  */
 static int lock_dir_of(const char *path)
 {
@@ -372,10 +374,11 @@ int ctl_find(const struct ctl_places *p, const char *target, char out[CTL_PATH_B
 		return rc;
 	(void)ctl_each(p, match, &s);
 	if (!s.found)
-		return err_set(e, ENOENT,
-			       "no guest named '%s' is running ('ferry list' shows those that are; a "
-			       "socket made with --control is named by its path)",
-			       target);
+		return err_set(
+			e, ENOENT,
+			"no guest named '%s' is running ('ferry list' shows those that are; a "
+			"socket made with --control is named by its path)",
+			target);
 	if (s.second[0])
 		return err_set(e, EEXIST, "there is more than one guest named '%s': say %s or %s",
 			       target, out, s.second);

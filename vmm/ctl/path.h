@@ -28,8 +28,8 @@
 /* Where to look; ctl_places_init() says where that is for this process, tests say otherwise. */
 struct ctl_places {
 	const char *runtime_dir; /* $XDG_RUNTIME_DIR, or NULL */
-	const char *run_dir;	 /* "/run/ferry" */
-	const char *tmp_dir;	 /* "/tmp" */
+	const char *run_dir;     /* "/run/ferry" */
+	const char *tmp_dir;     /* "/tmp" */
 	uid_t uid;
 };
 

@@ -89,8 +89,8 @@ static void emit(struct qmp_conn *c, json_t *message)
 
 static void emit_error(struct qmp_conn *c, const char *class, const char *desc, json_t *id)
 {
-	json_t *message = json_pack("{s:{s:s,s:o}}", "error", "class", class, "desc",
-				    qmp_text(desc));
+	json_t *message =
+		json_pack("{s:{s:s,s:o}}", "error", "class", class, "desc", qmp_text(desc));
 
 	if (message && id && json_object_set(message, "id", id)) {
 		json_decref(message);
@@ -194,9 +194,8 @@ static int check_args(const struct qmp_command *cmd, json_t *args, struct err *e
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(args, key, value)
-		if (!has_arg(cmd, key))
-			return err_set(e, EINVAL, "%s has no argument '%.64s'", cmd->name, key);
+	json_object_foreach(args, key, value) if (!has_arg(cmd, key)) return err_set(
+		e, EINVAL, "%s has no argument '%.64s'", cmd->name, key);
 	for (const struct qmp_arg *a = cmd->args; a->name; a++) {
 		value = json_object_get(args, a->name);
 		if (!value && a->optional)
@@ -280,10 +279,10 @@ static const char *check_members(json_t *message)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(message, key, value)
-		if (strcmp(key, "execute") != 0 && strcmp(key, "arguments") != 0 &&
-		    strcmp(key, "id") != 0)
-			return "a command has only the members 'execute', 'arguments' and 'id'";
+	json_object_foreach(message, key, value) if (
+		strcmp(key, "execute") != 0 && strcmp(key, "arguments") != 0 &&
+		strcmp(key, "id") !=
+			0) return "a command has only the members 'execute', 'arguments' and 'id'";
 	if (!json_is_string(json_object_get(message, "execute")))
 		return "a command needs the member 'execute', a string";
 	value = json_object_get(message, "arguments");

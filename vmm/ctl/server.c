@@ -23,8 +23,8 @@ struct ctl_client {
 	struct qmp_conn *conn;
 	int fd;
 	uint32_t watched; /* what epoll has been asked for */
-	bool busy;	  /* in its own handler, which will see to it */
-	bool deaf;	  /* it takes no more; what it said before is still carried out */
+	bool busy;        /* in its own handler, which will see to it */
+	bool deaf;        /* it takes no more; what it said before is still carried out */
 };
 
 struct ctl_server {

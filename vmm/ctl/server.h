@@ -18,7 +18,8 @@
 
 struct ctl_server;
 
-/* Serve listen_fd (a listening, non-blocking socket; ours on success). *table and *l must outlive it. */
+/* Serve listen_fd (a listening, non-blocking socket; ours on success). *table and *l must outlive
+ * it. */
 int ctl_server_new(struct ctl_server **out, struct loop *l, int listen_fd,
 		   const struct qmp_table *table, struct err *e);
 /* Sends what can be sent without waiting, closes everything. NULL is fine. */

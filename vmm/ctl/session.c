@@ -107,7 +107,10 @@ static void guest_ended(struct session *s)
 	struct machine_end end;
 
 	machine_end(s->machine, &end);
-	log_info("%s", end.text);
+	if (strncmp(end.text, "the guest", 9) != 0)
+		log_info("the guest has ended: %s", end.text);
+	else
+		log_info("%s", end.text);
 	switch (end.kind) {
 	case END_NONE:
 		break;
@@ -115,6 +118,7 @@ static void guest_ended(struct session *s)
 		/* Somebody will want to look at it. What is left of it is not worth moving. */
 		s->exit_status = end.exit_status;
 		session_cancel(s);
+		tell(s, "STOP", NULL);
 		log_info("'ferry quit %s' ends this process", s->name);
 		break;
 	case END_RESET:

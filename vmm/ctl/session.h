@@ -9,7 +9,8 @@
  *
  * The end: session_quit() is asked for by a client, a signal or the guest's own end. A migration
  * that is under way is cancelled first and waited for (QUIT_WAIT_MS at most, or until somebody asks
- * again); then the loop ends. A guest that KVM gave up on is no reason to end: it stays inspectable.
+ * again); then the loop ends. A guest that KVM gave up on is no reason to end: it stays
+ * inspectable.
  */
 #ifndef VMM_CTL_SESSION_H
 #define VMM_CTL_SESSION_H

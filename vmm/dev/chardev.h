@@ -50,7 +50,7 @@ struct chardev_user {
 /*
  * Open the back-end that `spec` names. -EINVAL for a spec that is none (the message lists them),
  * -ENAMETOOLONG, -EADDRINUSE and the system's errors, all with a message. The first input may come
- * as soon as the loop runs. With stdio, SIGPIPE is ignored from here on.
+ * as soon as the loop runs. With stdio or a FIFO, SIGPIPE is ignored from here on.
  */
 int chardev_open(struct chardev **out, const char *spec, struct loop *loop,
 		 const struct chardev_user *user, struct err *e);

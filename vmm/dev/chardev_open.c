@@ -22,6 +22,15 @@ static int set_name(struct chardev *c, const char *prefix, const char *path, str
 	return 0;
 }
 
+/* A pipe's reader that goes away must not take the guest with it. */
+static void ignore_sigpipe(void)
+{
+	struct sigaction old;
+
+	if (!sigaction(SIGPIPE, NULL, &old) && old.sa_handler == SIG_DFL)
+		(void)signal(SIGPIPE, SIG_IGN);
+}
+
 /* --- standard input and output --- */
 
 /* Typed bytes arrive at once and unchanged, Ctrl-C too. Output keeps its newline translation. */
@@ -78,12 +87,8 @@ static void open_stdout(struct chardev *c)
 
 static int open_stdio(struct chardev *c, struct err *e)
 {
-	struct sigaction old;
-
 	c->kind = CHARDEV_STDIO;
-	/* A reader that goes away must not take the guest with it. */
-	if (!sigaction(SIGPIPE, NULL, &old) && old.sa_handler == SIG_DFL)
-		(void)signal(SIGPIPE, SIG_IGN);
+	ignore_sigpipe();
 	open_stdin(c);
 	open_stdout(c);
 	return set_name(c, "stdio", "", e);
@@ -105,6 +110,7 @@ static int open_file(struct chardev *c, const char *path, struct err *e)
 	if (!fstat(c->out_fd, &st) && !S_ISREG(st.st_mode)) {
 		c->out_how = OUT_NONBLOCK;
 		c->peer = true;
+		ignore_sigpipe();
 	}
 	return set_name(c, "file:", path, e);
 }

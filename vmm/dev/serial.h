@@ -8,6 +8,9 @@
  * OUT2. There are no parity or framing errors and no breaks; an overrun can only happen in loopback
  * mode, because the back-end is read only as far as the FIFO has room.
  *
+ * Input that arrived before the guest set up the port is lost if the guest clears the FIFO, as on
+ * any 16550A: who talks to a guest waits for it to say that it is ready.
+ *
  * Sent bytes go to the back-end at once. When its ring is nearly full LSR's THRE stays 0 until
  * there is room again for a whole FIFO, so a guest that honours THRE loses nothing.
  *

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/support/pair.h"
+
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+void pair_up(struct pair *p, uint64_t ram_bytes, uint64_t seed)
+{
+	struct synth_config cfg = {
+		.ram_bytes = ram_bytes, .seed = seed, .initially_set = seed % 2};
+
+	synth_guest_init(&p->guest);
+	p->src = synth_source(&p->guest, &cfg);
+	p->dst = synth_dest(&p->guest, &cfg);
+	synth_listen(p->dst, "tcp:127.0.0.1:0");
+}
+
+void pair_down(struct pair *p)
+{
+	synth_free(p->src);
+	synth_free(p->dst);
+}
+
+void pair_send(struct pair *p, uint64_t limit_ms)
+{
+	synth_send(p->src, synth_uri(p->dst), 0, limit_ms);
+}
+
+void pair_set_params(struct pair *p, uint64_t bandwidth, uint64_t limit_ms)
+{
+	struct mig_params params = {.max_bandwidth_bytes_s = bandwidth,
+				    .downtime_limit_ms = limit_ms};
+
+	mig_source_set_params(p->src->source, &params);
+}
+
+static void check_figures(const struct pair *p, const struct mig_status *st)
+{
+	uint64_t pages = synth_n_pages(p->src);
+
+	ck_assert_uint_eq(st->page_bytes, MEM_PAGE_BYTES);
+	ck_assert_uint_eq(st->ram_total_bytes, pages * MEM_PAGE_BYTES);
+	ck_assert_uint_ge(st->normal_pages + st->zero_pages, pages);
+	ck_assert_uint_gt(st->transferred_bytes, st->normal_pages * MEM_PAGE_BYTES);
+	ck_assert_uint_eq(st->precopy_bytes + st->downtime_bytes, st->transferred_bytes);
+	ck_assert_uint_eq(st->remaining_bytes, 0);
+	ck_assert_uint_ge(st->passes, 1);
+	/* One after each pass, and one in the pause. */
+	ck_assert_uint_gt(st->syncs, st->passes);
+	ck_assert_uint_eq(st->syncs, atomic_load(&p->src->calls[SYNTH_HARVEST]));
+	ck_assert_uint_eq(st->protect_calls, atomic_load(&p->src->calls[SYNTH_PROTECT]));
+	ck_assert_uint_eq(st->protect_pages, atomic_load(&p->src->protected_pages));
+	ck_assert_uint_ge(st->protect_pages, st->normal_pages + st->zero_pages);
+	ck_assert_uint_gt(st->downtime_ns, 0);
+	ck_assert_uint_gt(st->setup_ns, 0);
+	ck_assert_uint_ge(st->total_ns, st->setup_ns + st->downtime_ns);
+	ck_assert_uint_eq(atomic_load(&p->src->calls[SYNTH_STOP]), 1);
+}
+
+struct mig_status pair_completes(struct pair *p)
+{
+	enum mig_state end = synth_wait_end(p->src);
+	struct mig_status st = synth_status(p->src), there;
+	const char *wrong;
+
+	ck_assert_msg(end == MIG_COMPLETED, "%s: %s", mig_state_name(end), st.error);
+	ck_assert(synth_wait(p->dst, WATCH(MIG_COMPLETED)));
+	wrong = synth_check_owner(p->src, end);
+	ck_assert_msg(!wrong, "%s", wrong);
+	wrong = synth_compare(p->src, p->dst);
+	ck_assert_msg(!wrong, "%s", wrong);
+	if (atomic_load(&p->src->calls[SYNTH_START]) == 1)
+		check_figures(p, &st);
+	there = synth_status(p->dst);
+	ck_assert_uint_eq(there.normal_pages, st.normal_pages);
+	ck_assert_uint_eq(there.zero_pages, st.zero_pages);
+	return st;
+}
+
+void pair_keeps(struct pair *p, enum mig_state end, const char *text)
+{
+	enum mig_state is = synth_wait_end(p->src);
+	struct mig_status st = synth_status(p->src);
+	const char *wrong;
+
+	ck_assert_msg(is == end, "%s: %s", mig_state_name(is), st.error);
+	ck_assert_msg(strstr(st.error, text) != NULL, "'%s' is not in '%s'", text, st.error);
+	wrong = synth_check_owner(p->src, is);
+	ck_assert_msg(!wrong, "%s", wrong);
+	ck_assert_uint_eq(atomic_load(&p->src->calls[SYNTH_STOP]),
+			  atomic_load(&p->src->calls[SYNTH_START]));
+	if (p->src->has_writer && p->guest.runs_at_source)
+		ck_assert_msg(synth_alive(p->src), "the guest does not run any more");
+}
+
+void pair_again(struct pair *p)
+{
+	for (unsigned i = 0; i < SYNTH_CALLS; i++) {
+		atomic_store(&p->src->delay_ns[i], 0);
+		atomic_store(&p->dst->delay_ns[i], 0);
+		atomic_store(&p->src->fail_at[i], 0);
+		atomic_store(&p->dst->fail_at[i], 0);
+	}
+	pair_send(p, 2000);
+	(void)pair_completes(p);
+}
+
+int pair_main(const char *name, const pair_test *tests, unsigned n, unsigned timeout_s)
+{
+	Suite *s = suite_create(name);
+	TCase *t = tcase_create(name);
+	SRunner *r = srunner_create(s);
+	int failed;
+
+	if (!getenv("FERRY_TEST_VERBOSE"))
+		synth_quiet();
+	tcase_set_timeout(t, timeout_s);
+	for (unsigned i = 0; i < n; i++)
+		tcase_add_test(t, tests[i]);
+	suite_add_tcase(s, t);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

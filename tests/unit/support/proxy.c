@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/support/proxy.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "tests/unit/support/raw.h"
+
+/* One connection: fd[0] is the source, fd[1] the destination. */
+struct link {
+	struct proxy *p;
+	int fd[2];
+	uint64_t passed[PROXY_WAYS];
+	bool ended[PROXY_WAYS];
+	bool cut;
+};
+
+/* Move what there is. */
+static void pump(struct link *l, enum proxy_way way)
+{
+	struct proxy *p = l->p;
+	uint64_t room = p->cut_at[way] - l->passed[way];
+	uint8_t buf[65536];
+	ssize_t n = recv(l->fd[way], buf, room < sizeof(buf) ? room : sizeof(buf), 0);
+
+	if (n <= 0) {
+		l->ended[way] = true;
+		(void)shutdown(l->fd[!way], SHUT_WR);
+		return;
+	}
+	put_bytes(&p->seen[way], buf, (size_t)n);
+	raw_send(l->fd[!way], buf, (size_t)n);
+	l->passed[way] += (uint64_t)n;
+	l->cut = l->passed[way] >= p->cut_at[way];
+}
+
+static void serve(struct proxy *p, int fd)
+{
+	struct link l = {.p = p, .fd = {fd, raw_connect(p->target)}};
+	struct linger hard = {.l_onoff = 1};
+	int on = 1;
+
+	for (unsigned i = 0; i < 2; i++)
+		(void)setsockopt(l.fd[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	l.cut = l.fd[1] < 0 || !p->cut_at[0] || !p->cut_at[1];
+	while (!l.cut && !(l.ended[0] && l.ended[1])) {
+		struct pollfd fds[3] = {{.fd = l.ended[0] ? -1 : l.fd[0], .events = POLLIN},
+					{.fd = l.ended[1] ? -1 : l.fd[1], .events = POLLIN},
+					{.fd = p->stop_fd, .events = POLLIN}};
+
+		if (poll(fds, 3, -1) < 0 || fds[2].revents)
+			break;
+		for (unsigned way = 0; way < PROXY_WAYS && !l.cut; way++) {
+			if (fds[way].revents)
+				pump(&l, (enum proxy_way)way);
+		}
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		if (l.cut && p->reset && l.fd[i] >= 0)
+			(void)setsockopt(l.fd[i], SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
+		if (l.fd[i] >= 0)
+			(void)close(l.fd[i]);
+	}
+}
+
+static void *run(void *arg)
+{
+	struct proxy *p = arg;
+
+	for (;;) {
+		struct pollfd fds[2] = {{.fd = p->listen_fd, .events = POLLIN},
+					{.fd = p->stop_fd, .events = POLLIN}};
+		int fd;
+
+		if (poll(fds, 2, -1) < 0 || fds[1].revents)
+			return NULL;
+		fd = accept4(p->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+		if (fd >= 0)
+			serve(p, fd);
+	}
+}
+
+void proxy_start(struct proxy *p, const char *target, enum proxy_way way, uint64_t n, bool reset)
+{
+	*p = (struct proxy){.cut_at = {PROXY_NO_CUT, PROXY_NO_CUT}, .reset = reset};
+	p->cut_at[way] = n;
+	(void)snprintf(p->target, sizeof(p->target), "%s", target);
+	p->listen_fd = raw_listen(p->uri);
+	p->stop_fd = eventfd(0, EFD_CLOEXEC);
+	for (unsigned i = 0; i < PROXY_WAYS; i++)
+		wbuf_init(&p->seen[i], ORDER_LITTLE, 64u << 20);
+	if (p->stop_fd < 0 || pthread_create(&p->thread, NULL, run, p))
+		abort();
+}
+
+void proxy_stop(struct proxy *p)
+{
+	uint64_t one = 1;
+
+	if (write(p->stop_fd, &one, sizeof(one)) != sizeof(one))
+		abort();
+	(void)pthread_join(p->thread, NULL);
+	(void)close(p->listen_fd);
+	(void)close(p->stop_fd);
+}
+
+void proxy_free(struct proxy *p)
+{
+	wbuf_free(&p->seen[0]);
+	wbuf_free(&p->seen[1]);
+}

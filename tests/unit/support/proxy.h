@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A byte proxy between a source and a destination: keeps what it sees, and cuts the connection
+ * after so many bytes in one direction.
+ *
+ * Threads: one of its own; the test's thread calls, and looks at the record after proxy_stop().
+ */
+#ifndef TESTS_UNIT_SUPPORT_PROXY_H
+#define TESTS_UNIT_SUPPORT_PROXY_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/codec.h"
+
+enum proxy_way { PROXY_TO_DEST, PROXY_TO_SOURCE, PROXY_WAYS };
+
+#define PROXY_NO_CUT UINT64_MAX
+
+struct proxy {
+	pthread_t thread;
+	int listen_fd, stop_fd;
+	char uri[64];	  /* where sources connect */
+	char target[128]; /* the destination's URI */
+	/* of the next connection; read when it is accepted */
+	uint64_t cut_at[PROXY_WAYS];
+	bool reset; /* cut by RST, not by FIN */
+	struct wbuf seen[PROXY_WAYS];
+};
+
+/* `way` is cut after n bytes (with 0: at once). */
+void proxy_start(struct proxy *p, const char *target, enum proxy_way way, uint64_t n, bool reset);
+void proxy_stop(struct proxy *p);
+/* After proxy_stop(). */
+void proxy_free(struct proxy *p);
+
+#endif

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/support/watch.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+
+void watch_init(struct watch *w)
+{
+	pthread_condattr_t attr;
+
+	memset(w, 0, sizeof(*w));
+	(void)pthread_mutex_init(&w->lock, NULL);
+	(void)pthread_condattr_init(&attr);
+	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	(void)pthread_cond_init(&w->changed, &attr);
+	(void)pthread_condattr_destroy(&attr);
+}
+
+void watch_free(struct watch *w)
+{
+	(void)pthread_cond_destroy(&w->changed);
+	(void)pthread_mutex_destroy(&w->lock);
+}
+
+void watch_reset(struct watch *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->n_states = 0;
+	w->events = 0;
+	w->pass = 0;
+	w->last = MIG_NONE;
+	pthread_mutex_unlock(&w->lock);
+}
+
+void watch_event(void *ctx, const struct mig_event *ev)
+{
+	struct watch *w = ctx;
+
+	pthread_mutex_lock(&w->lock);
+	if (ev->kind == MIG_EVENT_STATE) {
+		w->last = ev->state;
+		w->events++;
+		if (w->n_states < WATCH_MAX)
+			w->states[w->n_states++] = ev->state;
+	} else {
+		w->pass = ev->pass;
+	}
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+}
+
+struct wish {
+	unsigned mask, events;
+	uint64_t pass;
+};
+
+static bool granted(const struct watch *w, const struct wish *wish)
+{
+	return (!wish->mask || (w->events && wish->mask & WATCH(w->last))) &&
+	       w->events >= wish->events && w->pass >= wish->pass;
+}
+
+static bool wait_for(struct watch *w, const struct wish *wish, uint64_t timeout_ms)
+{
+	uint64_t end = clock_mono_ns() + timeout_ms * NS_PER_MS;
+	struct timespec until = {.tv_sec = (time_t)(end / NS_PER_SEC),
+				 .tv_nsec = (long)(end % NS_PER_SEC)};
+	bool is;
+
+	pthread_mutex_lock(&w->lock);
+	while (!(is = granted(w, wish)) && clock_mono_ns() < end)
+		(void)pthread_cond_timedwait(&w->changed, &w->lock, &until);
+	pthread_mutex_unlock(&w->lock);
+	return is;
+}
+
+bool watch_wait(struct watch *w, unsigned mask, uint64_t timeout_ms)
+{
+	return wait_for(w, &(struct wish){.mask = mask}, timeout_ms);
+}
+
+bool watch_wait_events(struct watch *w, unsigned n, uint64_t timeout_ms)
+{
+	return wait_for(w, &(struct wish){.events = n}, timeout_ms);
+}
+
+bool watch_wait_more(struct watch *w, unsigned mask, unsigned n, uint64_t timeout_ms)
+{
+	return wait_for(w, &(struct wish){.mask = mask, .events = n}, timeout_ms);
+}
+
+bool watch_wait_pass(struct watch *w, uint64_t pass, uint64_t timeout_ms)
+{
+	return wait_for(w, &(struct wish){.pass = pass}, timeout_ms);
+}
+
+unsigned watch_events(struct watch *w)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&w->lock);
+	n = w->events;
+	pthread_mutex_unlock(&w->lock);
+	return n;
+}
+
+bool watch_saw(struct watch *w, const enum mig_state *states, unsigned n)
+{
+	bool same;
+
+	pthread_mutex_lock(&w->lock);
+	same = w->n_states == n && !memcmp(w->states, states, n * sizeof(*states));
+	pthread_mutex_unlock(&w->lock);
+	return same;
+}
