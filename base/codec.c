@@ -27,12 +27,12 @@ int wbuf_error(const struct wbuf *w)
 	return w->error;
 }
 
-/* Room for len more bytes: a pointer to them, or NULL with the error set. */
+/* Room for len more bytes: a pointer to them, or NULL (len is 0, or the error is set). */
 static uint8_t *wbuf_more(struct wbuf *w, size_t len)
 {
 	uint8_t *at;
 
-	if (w->error)
+	if (w->error || !len)
 		return NULL;
 	if (len > w->max - w->len) {
 		w->error = -EMSGSIZE;
@@ -98,7 +98,7 @@ void put_bytes(struct wbuf *w, const void *p, size_t len)
 {
 	uint8_t *at = wbuf_more(w, len);
 
-	if (at && len)
+	if (at)
 		memcpy(at, p, len);
 }
 
@@ -138,12 +138,15 @@ bool rbuf_done(const struct rbuf *r)
 
 const void *get_bytes(struct rbuf *r, size_t len)
 {
-	const uint8_t *at = r->data + r->pos;
+	const uint8_t *at;
 
 	if (r->bad || len > rbuf_left(r)) {
 		r->bad = true;
 		return NULL;
 	}
+	if (!r->data)
+		return ""; /* nothing of nothing */
+	at = r->data + r->pos;
 	r->pos += len;
 	return at;
 }

@@ -72,7 +72,10 @@ uint64_t mig_bitmap_take(struct mig_bitmap *b, unsigned block, uint64_t word, ui
 
 uint64_t mig_bitmap_count(const struct mig_bitmap *b)
 {
-	return __atomic_load_n(&b->count_pages, __ATOMIC_RELAXED);
+	int64_t n = (int64_t)__atomic_load_n(&b->count_pages, __ATOMIC_RELAXED);
+
+	/* For a moment below zero: a bit is taken before the one who set it has counted it. */
+	return n > 0 ? (uint64_t)n : 0;
 }
 
 uint64_t mig_bitmap_added(const struct mig_bitmap *b)

@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <liburing.h>
 #include <linux/sockios.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -275,6 +277,17 @@ uint64_t mig_chan_queued(const struct mig_chan *c)
 	if (ioctl(c->fd, SIOCOUTQ, &bytes) || bytes < 0)
 		return 0;
 	return (uint64_t)bytes;
+}
+
+uint64_t mig_chan_rtt_ns(const struct mig_chan *c)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	/* The kernel's sentinel for "none yet" is all ones. */
+	if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) || info.tcpi_min_rtt == ~0u)
+		return 0;
+	return info.tcpi_min_rtt * NS_PER_US;
 }
 
 bool mig_chan_readable(const struct mig_chan *c)

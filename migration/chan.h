@@ -52,6 +52,9 @@ uint64_t mig_chan_received(const struct mig_chan *c); /* bytes taken from it */
 /* Of the sent bytes, those that the peer's host has not acknowledged. 0 where it cannot be told. */
 uint64_t mig_chan_queued(const struct mig_chan *c);
 
+/* The shortest round trip that TCP has seen on this connection; 0 for other sockets. */
+uint64_t mig_chan_rtt_ns(const struct mig_chan *c);
+
 /* Is there something to receive (or the end of the stream) right now? */
 bool mig_chan_readable(const struct mig_chan *c);
 

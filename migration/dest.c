@@ -105,6 +105,8 @@ static int receive_hello(struct mig_dest *d, struct err *e)
 	struct wire_frame f;
 	int rc = h ? wire_recv(&d->reader, d->chan, &f, e) : err_set(e, ENOMEM, "out of memory");
 
+	if (!rc && f.type == WIRE_ABORT)
+		rc = aborted(d, e); /* cancelled before it had begun */
 	if (!rc && f.type != WIRE_HELLO)
 		rc = err_set(e, EPROTO, "the stream begins with a %s message",
 			     wire_type_name(f.type));
@@ -295,6 +297,7 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 	pthread_mutex_lock(&d->lock);
 	d->chan = chan;
 	d->begin_ns = clock_mono_ns();
+	d->decision = false; /* it was about the attempt before */
 	d->status = (struct mig_status){.state = d->status.state,
 					.page_bytes = MEM_PAGE_BYTES,
 					.ram_total_bytes = d->cfg.mem->size_bytes};

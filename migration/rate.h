@@ -42,7 +42,7 @@ struct mig_limit {
 
 /*
  * `bytes` are about to be sent under a limit of bytes_s (0 = none): how long to wait before, in ns.
- * A pause is not saved up for: at most a hundredth of a second of it may be sent in a burst.
+ * A pause is not saved up for: at most a tenth of a second of it may be sent in a burst.
  */
 uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns);
 

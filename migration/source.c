@@ -62,6 +62,9 @@ void mig_source_figures(struct mig_source *s)
 	st->remaining_bytes = (mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) *
 			      MEM_PAGE_BYTES;
 	st->transferred_bytes = mig_chan_sent(s->chan);
+	if (!s->paused)
+		st->precopy_bytes = st->transferred_bytes;
+	st->downtime_bytes = st->transferred_bytes - st->precopy_bytes;
 	st->normal_pages = s->sent_normal;
 	st->zero_pages = s->sent_zero;
 	st->syncs = sync.syncs;
@@ -156,7 +159,6 @@ static int agree(struct mig_source *s, struct err *e)
 {
 	struct wire_hello *h = calloc(1, sizeof(*h));
 	struct wbuf meta;
-	uint64_t begin_ns = clock_mono_ns();
 	int rc;
 
 	if (!h)
@@ -169,7 +171,8 @@ static int agree(struct mig_source *s, struct err *e)
 	wbuf_free(&meta);
 	if (!rc)
 		rc = mig_source_expect(s, WIRE_WELCOME, e);
-	s->rtt_ns = clock_mono_ns() - begin_ns;
+	/* Not the time of this exchange: the destination may have been busy with another source. */
+	s->rtt_ns = mig_chan_rtt_ns(s->chan);
 	if (!rc && get_u16(&s->reader.meta) != WIRE_VERSION)
 		rc = err_set(e, EPROTO, "the destination chose a version that was not offered");
 	if (!rc && (get_u64(&s->reader.meta) || !rbuf_done(&s->reader.meta)))
@@ -299,7 +302,6 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 	mig_chan_close(s->chan);
 	s->chan = NULL;
 	s->status.total_ns = clock_mono_ns() - s->begin_ns;
-	s->status.downtime_bytes = s->status.transferred_bytes - s->status.precopy_bytes;
 	if (state == MIG_UNDECIDED)
 		s->status.token = s->token;
 	if (state != MIG_COMPLETED)

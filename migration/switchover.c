@@ -141,9 +141,10 @@ static int hand_over(struct mig_source *s, struct err *e)
 
 int mig_switchover(struct mig_source *s, struct err *e)
 {
-	uint64_t predicted = mig_predict_ns(s), precopy_bytes = mig_chan_sent(s->chan);
+	uint64_t predicted = mig_predict_ns(s);
 	int rc;
 
+	mig_source_figures(s); /* what was precopy */
 	mig_source_state(s, MIG_DEVICE);
 	mig_chan_set_idle_timeout(s->chan, READY_TIMEOUT_NS);
 	rc = pause_guest(s, e);
@@ -165,7 +166,6 @@ int mig_switchover(struct mig_source *s, struct err *e)
 	pthread_mutex_lock(&s->lock);
 	s->status.downtime_ns = clock_mono_ns() - s->paused_ns;
 	s->status.predicted_at_switch_ns = predicted;
-	s->status.precopy_bytes = precopy_bytes;
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

@@ -1,13 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/cli/cli.h"
+
+/*
+ * Started with 0, 1 or 2 closed, the next descriptors that we open would take their places, and
+ * messages would go into a socket or a device.
+ */
+static void fill_standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd > STDERR_FILENO)
+		(void)close(fd);
+}
 
 int main(int argc, char **argv)
 {
 	struct err e = ERR_INIT;
 
+	fill_standard_fds();
 	if (argc < 2) {
 		(void)err_set(&e, EINVAL, "which command? (run, migrate, status, list, ...)");
 		return cli_usage_error(NULL, &e);

@@ -114,9 +114,11 @@ void make_elf(struct wbuf *w, const struct shape *s)
 
 void write_file(const char *path, const void *data, size_t len)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	/* Not O_TRUNC: some file systems then write to the disk at close(). */
+	int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 
 	ck_assert_int_eq(write(fd, data, len), (ssize_t)len);
+	ck_assert_int_eq(ftruncate(fd, (off_t)len), 0);
 	ck_assert_int_eq(close(fd), 0);
 }
 

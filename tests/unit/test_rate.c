@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The bandwidth estimate and the limit, with made-up clocks. */
+#include <check.h>
+
+#include "base/clock.h"
+#include "migration/rate.h"
+#include "tests/unit/support/pair.h"
+
+#define START (1000 * NS_PER_SEC)
+
+static void near(uint64_t is, uint64_t wanted)
+{
+	ck_assert_uint_ge(is, wanted - wanted / 100 - 1);
+	ck_assert_uint_le(is, wanted + wanted / 100 + 1);
+}
+
+START_TEST(before_anything)
+{
+	struct mig_rate r = {0};
+
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 1 << 20);
+	ck_assert_uint_eq(mig_rate_time_ns(&r, 0), 0);
+	mig_rate_pause(&r, START);
+	mig_rate_update(&r, 0, START + 1);
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 1 << 20);
+}
+END_TEST
+
+START_TEST(steady)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	mig_rate_resume(&r, now);
+	for (unsigned i = 0; i < 1000; i++) {
+		now += NS_PER_MS;
+		bytes += 50000;
+		mig_rate_update(&r, bytes, now);
+		if (i > 2)
+			near(mig_rate_bytes_s(&r), 50000000);
+	}
+	ck_assert(r.measured);
+	near(mig_rate_time_ns(&r, 5000000), 100 * NS_PER_MS);
+}
+END_TEST
+
+/* Syncs and sleeps are not sending time. */
+START_TEST(pauses_do_not_count)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	for (unsigned i = 0; i < 300; i++) {
+		mig_rate_resume(&r, now);
+		now += NS_PER_MS;
+		bytes += 20000;
+		mig_rate_update(&r, bytes, now);
+		mig_rate_pause(&r, now);
+		mig_rate_pause(&r, now + 5); /* twice: no matter */
+		now += 10 * NS_PER_MS;
+	}
+	near(mig_rate_bytes_s(&r), 20000000);
+}
+END_TEST
+
+START_TEST(follows_a_change)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	mig_rate_resume(&r, now);
+	for (unsigned i = 0; i < 200; i++) {
+		now += NS_PER_MS;
+		mig_rate_update(&r, bytes += 100000, now);
+	}
+	near(mig_rate_bytes_s(&r), 100000000);
+	for (unsigned i = 0; i < 600; i++) {
+		now += NS_PER_MS;
+		mig_rate_update(&r, bytes += 10000, now);
+	}
+	ck_assert_uint_lt(mig_rate_bytes_s(&r), 12000000);
+	ck_assert_uint_ge(mig_rate_bytes_s(&r), 9900000);
+}
+END_TEST
+
+/* What the socket holds may grow faster than what leaves: the figure must not go backwards. */
+START_TEST(odd_input)
+{
+	struct mig_rate r = {0};
+
+	mig_rate_resume(&r, START);
+	mig_rate_update(&r, 1000000, START + 60 * NS_PER_MS);
+	near(mig_rate_bytes_s(&r), 16666666);
+	mig_rate_update(&r, 900000, START + 120 * NS_PER_MS); /* less than before */
+	near(mig_rate_bytes_s(&r), 16666666);
+	mig_rate_update(&r, 900000, START + 120 * NS_PER_MS); /* no time has passed */
+	near(mig_rate_bytes_s(&r), 16666666);
+	/* A crawl is a rate too, and never 0. */
+	mig_rate_update(&r, 1000001, START + 3600 * NS_PER_SEC);
+	ck_assert_uint_ge(mig_rate_bytes_s(&r), 1);
+	ck_assert_uint_ge(mig_rate_time_ns(&r, 1 << 20), mig_rate_time_ns(&r, 1 << 10));
+}
+END_TEST
+
+/* Send chunks as the limit lets them; how long they took. */
+static uint64_t send_limited(struct mig_limit *l, uint64_t chunk, unsigned n, uint64_t bytes_s,
+			     uint64_t *now)
+{
+	uint64_t begin = *now;
+
+	for (unsigned i = 0; i < n; i++)
+		*now += mig_limit_wait_ns(l, chunk, bytes_s, *now);
+	return *now - begin;
+}
+
+START_TEST(limit)
+{
+	struct mig_limit l = {0};
+	uint64_t now = START, took;
+
+	/* 100 MB at 100 MB/s: a second, less the first chunk and a tenth of a second. */
+	took = send_limited(&l, 1000000, 100, 100000000, &now);
+	ck_assert_uint_ge(took, 880 * NS_PER_MS);
+	ck_assert_uint_le(took, 1000 * NS_PER_MS);
+	/* A long pause is not saved up for. */
+	now += 100 * NS_PER_SEC;
+	took = send_limited(&l, 1000000, 100, 100000000, &now);
+	ck_assert_uint_ge(took, 880 * NS_PER_MS);
+	/* None. */
+	ck_assert_uint_eq(send_limited(&l, 1 << 20, 1000, 0, &now), 0);
+}
+END_TEST
+
+START_TEST(limit_changes)
+{
+	struct mig_limit l = {0};
+	uint64_t now = START, took;
+
+	(void)send_limited(&l, 100000, 10, 10000000, &now);
+	took = send_limited(&l, 100000, 100, 100000000, &now);
+	/* At most the old debt (10 ms) and 10 MB at 100 MB/s. */
+	ck_assert_uint_le(took, 115 * NS_PER_MS);
+}
+END_TEST
+
+PAIR_MAIN("rate", 20, before_anything, steady, pauses_do_not_count, follows_a_change, odd_input,
+	  limit, limit_changes)
