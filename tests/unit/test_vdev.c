@@ -13,10 +13,10 @@
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
 
-#define V1 VDEV_F(VIRTIO_F_VERSION_1)
+#define V1        VDEV_F(VIRTIO_F_VERSION_1)
 #define EVENT_IDX VDEV_F(VIRTIO_RING_F_EVENT_IDX)
-#define INDIRECT VDEV_F(VIRTIO_RING_F_INDIRECT_DESC)
-#define STATUS VIRTIO_MMIO_STATUS
+#define INDIRECT  VDEV_F(VIRTIO_RING_F_INDIRECT_DESC)
+#define STATUS    VIRTIO_MMIO_STATUS
 
 static struct vdrv v;
 static struct rng *rng;
@@ -165,10 +165,14 @@ START_TEST(bad_queue_setup)
 	static const struct {
 		uint32_t reg, value;
 	} wrong[] = {
-		{VIRTIO_MMIO_QUEUE_NUM, 0},	       {VIRTIO_MMIO_QUEUE_NUM, 65536 + 64},
-		{VIRTIO_MMIO_QUEUE_NUM, 48},	       {VIRTIO_MMIO_QUEUE_NUM, 128},
-		{VIRTIO_MMIO_QUEUE_DESC_LOW, 8},       {VIRTIO_MMIO_QUEUE_DESC_HIGH, 1},
-		{VIRTIO_MMIO_QUEUE_AVAIL_HIGH, 1u << 31}, {VIRTIO_MMIO_QUEUE_USED_LOW, VDRV_RAM_BYTES - 4},
+		{VIRTIO_MMIO_QUEUE_NUM, 0},
+		{VIRTIO_MMIO_QUEUE_NUM, 65536 + 64},
+		{VIRTIO_MMIO_QUEUE_NUM, 48},
+		{VIRTIO_MMIO_QUEUE_NUM, 128},
+		{VIRTIO_MMIO_QUEUE_DESC_LOW, 8},
+		{VIRTIO_MMIO_QUEUE_DESC_HIGH, 1},
+		{VIRTIO_MMIO_QUEUE_AVAIL_HIGH, 1u << 31},
+		{VIRTIO_MMIO_QUEUE_USED_LOW, VDRV_RAM_BYTES - 4},
 	};
 
 	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -377,11 +381,11 @@ START_TEST(bad_states_refused)
 	ck_assert_int_eq(vdev_pause(v.dev, NULL), 0);
 	vdev_save(v.dev, &good);
 	ck_assert_int_eq(vdev_check(v.dev, &good, NULL), 0);
-#define REFUSED(member, value)                                                                     \
-	do {                                                                                       \
-		st = good;                                                                         \
-		st.vdev.member = (value);                                                          \
-		expect_state_refused(&st);                                                         \
+#define REFUSED(member, value)             \
+	do {                               \
+		st = good;                 \
+		st.vdev.member = (value);  \
+		expect_state_refused(&st); \
 	} while (0)
 	REFUSED(status, 0x100);
 	REFUSED(status, 7);
@@ -393,6 +397,63 @@ START_TEST(bad_states_refused)
 	REFUSED(queues[0].next_avail, 1);
 	REFUSED(queues[0].used_gpa, VDRV_RAM_BYTES);
 	REFUSED(queues[0].used_gpa, UINT64_MAX - 3);
+}
+END_TEST
+
+/* A device whose requests do not end while `stuck` says so. */
+static bool stuck;
+static unsigned notified;
+
+static int stuck_notify(struct vdev *d, unsigned q)
+{
+	(void)d;
+	(void)q;
+	notified++;
+	return 0;
+}
+
+static int stuck_quiesce(struct vdev *d, struct err *e)
+{
+	return stuck ? err_set(e, ETIMEDOUT, "%s does not end", d->ops->name) : 0;
+}
+
+START_TEST(requests_that_do_not_end)
+{
+	static const struct vdev_ops ops = {.name = "virtio-stuck",
+					    .device_id = 4,
+					    .notify = stuck_notify,
+					    .quiesce = stuck_quiesce};
+	static const uint16_t sizes[] = {64, 64};
+	struct vdev_host host = vdrv_host(&v);
+	struct err e = ERR_INIT;
+	struct vdev d;
+
+	ck_assert_int_eq(vdev_init(&d, &ops, &host, 0, sizes, 2, NULL), 0);
+	vdrv_attach(&v, &d);
+	vdrv_start(&v, EVENT_IDX, 2);
+	/* A pause fails, and everything goes on. */
+	stuck = true;
+	notified = 0;
+	ck_assert_int_eq(vdev_pause(&d, &e), -ETIMEDOUT);
+	ck_assert_str_eq(e.msg, "virtio-stuck does not end");
+	vdrv_kick(&v, 1);
+	vdrv_run(&v);
+	ck_assert_uint_ge(notified, 1);
+	/* A queue cannot be taken away, a reset does not end. */
+	vdrv_out(&v, VIRTIO_MMIO_QUEUE_SEL, 0);
+	vdrv_out(&v, VIRTIO_MMIO_QUEUE_READY, 0);
+	ck_assert_uint_eq(vdrv_in(&v, VIRTIO_MMIO_QUEUE_READY), 1);
+	ck_assert(vdrv_broken(&v));
+	vdrv_out(&v, STATUS, 0);
+	ck_assert(vdrv_broken(&v));
+	ck_assert_uint_eq(vdrv_log_lines(), 1);
+	/* Until the requests do end. */
+	stuck = false;
+	vdrv_start(&v, EVENT_IDX, 2);
+	ck_assert(!vdrv_broken(&v));
+	ck_assert_int_eq(vdev_pause(&d, &e), 0);
+	vdev_fini(&d);
+	v.dev = rng_vdev(rng);
 }
 END_TEST
 
@@ -433,11 +494,24 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		identity, works, legacy_refused, unoffered_feature_refused, odd_accesses,
-		queue_registers_rest_while_ready, bad_queue_setup, bad_chain_breaks_the_device_only,
-		reset_at_any_step, notified_before_driver_ok, failed_driver_is_left_alone,
-		paused_device_rests, moves_in_the_middle, moves_half_negotiated, moves_broken,
-		bad_states_refused, reset_against_io_thread,
+		identity,
+		works,
+		legacy_refused,
+		unoffered_feature_refused,
+		odd_accesses,
+		queue_registers_rest_while_ready,
+		bad_queue_setup,
+		bad_chain_breaks_the_device_only,
+		reset_at_any_step,
+		notified_before_driver_ok,
+		failed_driver_is_left_alone,
+		paused_device_rests,
+		moves_in_the_middle,
+		moves_half_negotiated,
+		moves_broken,
+		bad_states_refused,
+		reset_against_io_thread,
+		requests_that_do_not_end,
 	};
 
 	return vdrv_run_tests("vdev", setup, teardown, tests, sizeof(tests) / sizeof(tests[0]));

@@ -11,12 +11,12 @@
 
 #include <linux/virtio_ring.h>
 
-#define SIZE	 16
-#define RAM	 (4ull << 20)
-#define DESC_GPA 0x10000ull
+#define SIZE      16
+#define RAM       (4ull << 20)
+#define DESC_GPA  0x10000ull
 #define AVAIL_GPA 0x11000ull
-#define USED_GPA 0x12000ull
-#define BUF_GPA	 0x20000ull
+#define USED_GPA  0x12000ull
+#define BUF_GPA   0x20000ull
 #define TABLE_GPA 0x30000ull
 
 static struct mem *mem;
@@ -76,8 +76,8 @@ static void clear_marks(void)
 
 static bool marked(uint64_t gpa)
 {
-	return mem->blocks[0].host_marks[gpa / MEM_PAGE_BYTES / 64] >>
-		       (gpa / MEM_PAGE_BYTES % 64) & 1;
+	return mem->blocks[0].host_marks[gpa / MEM_PAGE_BYTES / 64] >> (gpa / MEM_PAGE_BYTES % 64) &
+	       1;
 }
 
 /* Popping fails by this rule, and changes nothing: it fails the same way again. */
@@ -428,9 +428,18 @@ START_TEST(bad_areas)
 		{.size = 0, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA},
 		{.size = 3, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA},
 		{.size = 32, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA},
-		{.size = 16, .desc_gpa = DESC_GPA + 8, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA},
-		{.size = 16, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA + 1, .used_gpa = USED_GPA},
-		{.size = 16, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA + 2},
+		{.size = 16,
+		 .desc_gpa = DESC_GPA + 8,
+		 .avail_gpa = AVAIL_GPA,
+		 .used_gpa = USED_GPA},
+		{.size = 16,
+		 .desc_gpa = DESC_GPA,
+		 .avail_gpa = AVAIL_GPA + 1,
+		 .used_gpa = USED_GPA},
+		{.size = 16,
+		 .desc_gpa = DESC_GPA,
+		 .avail_gpa = AVAIL_GPA,
+		 .used_gpa = USED_GPA + 2},
 		{.size = 16, .desc_gpa = RAM - 128, .avail_gpa = AVAIL_GPA, .used_gpa = USED_GPA},
 		{.size = 16, .desc_gpa = DESC_GPA, .avail_gpa = RAM - 36, .used_gpa = USED_GPA},
 		{.size = 16, .desc_gpa = DESC_GPA, .avail_gpa = AVAIL_GPA, .used_gpa = RAM - 132},
@@ -507,11 +516,29 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		chain_of_both_kinds, copies_cross_parts, push_marks_what_was_written, rewind_untakes,
-		indices_wrap, event_index, no_event_index, indirect_table, bad_loop, bad_self_loop,
-		longest_chain, bad_next, bad_head, bad_zero_length, bad_address, bad_order, bad_jump,
-		used_ring_is_ours, bad_indirect, indirect_not_negotiated,
-		direct_and_indirect_count_together, bad_areas, saved_states_that_cannot_be,
+		chain_of_both_kinds,
+		copies_cross_parts,
+		push_marks_what_was_written,
+		rewind_untakes,
+		indices_wrap,
+		event_index,
+		no_event_index,
+		indirect_table,
+		bad_loop,
+		bad_self_loop,
+		longest_chain,
+		bad_next,
+		bad_head,
+		bad_zero_length,
+		bad_address,
+		bad_order,
+		bad_jump,
+		used_ring_is_ours,
+		bad_indirect,
+		indirect_not_negotiated,
+		direct_and_indirect_count_together,
+		bad_areas,
+		saved_states_that_cannot_be,
 		goes_on_after_load,
 	};
 

@@ -21,8 +21,8 @@
 #include "mem/mem.h"
 #include "virtio/vdev.h"
 
-#define VDRV_RAM_BYTES	(16ull << 20)
-#define VDRV_RINGS_GPA	0x10000ull  /* 64 KiB a queue */
+#define VDRV_RAM_BYTES  (16ull << 20)
+#define VDRV_RINGS_GPA  0x10000ull  /* 64 KiB a queue */
 #define VDRV_BUFFER_GPA 0x200000ull /* from here on: the test's own buffers */
 
 struct vdrv_queue {
@@ -30,7 +30,7 @@ struct vdrv_queue {
 	uint64_t desc_gpa, avail_gpa, used_gpa;
 	struct vring_desc *desc;
 	uint16_t *avail, *used16; /* flags, idx, ring...; the used ring's entries by vdrv_used() */
-	uint16_t free_desc;	  /* the next descriptor to use; freed all at once by wrapping */
+	uint16_t free_desc;       /* the next descriptor to use; freed all at once by wrapping */
 	uint16_t avail_idx, seen_used;
 };
 
