@@ -229,6 +229,29 @@ static void get_regs(const struct kvm_cpuid2 *t, const struct feature_word *w, u
 	}
 }
 
+/* Performance counters: more is not better, a guest that has them counts on just these. */
+static const struct feature_word counter_words[] = {
+	{0xa, 0, {~0u, ~0u, ~0u, ~0u}},
+	{0x80000022, 0, {~0u, ~0u, ~0u, ~0u}},
+};
+
+static int check_counters(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours,
+			  struct err *e)
+{
+	for (size_t i = 0; i < sizeof(counter_words) / sizeof(counter_words[0]); i++) {
+		uint32_t a[4], b[4];
+
+		get_regs(theirs, &counter_words[i], a);
+		get_regs(ours, &counter_words[i], b);
+		if (a[0] && memcmp(a, b, sizeof(a)))
+			return err_set(e, EINVAL,
+				       "the guest was started with performance counters that differ "
+				       "from this host's (CPUID leaf 0x%x)",
+				       counter_words[i].function);
+	}
+	return 0;
+}
+
 int cpuid_check(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours, struct err *e)
 {
 	static const char *const names[] = {"EAX", "EBX", "ECX", "EDX"};
@@ -249,7 +272,7 @@ int cpuid_check(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours, 
 					       w->function, w->index, names[r], missing);
 		}
 	}
-	return 0;
+	return check_counters(theirs, ours, e);
 }
 
 struct kvm_cpuid2 *cpuid_from_state(const struct cpuid_state *s, uint32_t n)

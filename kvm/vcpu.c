@@ -98,36 +98,6 @@ void vcpu_free(struct vcpu *v)
 	free(v);
 }
 
-int vcpu_set_boot(struct vcpu *v, uint32_t rip, uint32_t eax, uint32_t ebx, struct err *e)
-{
-	const struct kvm_segment data = {.base = 0,
-					 .limit = 0xffffffff,
-					 .selector = 0x18,
-					 .type = 3,
-					 .present = 1,
-					 .db = 1,
-					 .s = 1,
-					 .g = 1};
-	struct kvm_regs regs = {.rip = rip, .rax = eax, .rbx = ebx, .rflags = 2};
-	struct kvm_sregs sregs;
-
-	if (ioctl(v->fd, KVM_GET_SREGS, &sregs))
-		return err_sys(e, errno, "cannot read vCPU %u's registers", v->index);
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
-	sregs.cs = data;
-	sregs.cs.selector = 0x10;
-	sregs.cs.type = 0xb;
-	sregs.tr = (struct kvm_segment){.limit = 0x67, .selector = 0x20, .type = 0xb, .present = 1};
-	sregs.ldt = (struct kvm_segment){.type = 2, .unusable = 1};
-	sregs.gdt = (struct kvm_dtable){0};
-	sregs.idt = (struct kvm_dtable){0};
-	sregs.cr0 = 0x11; /* PE, and ET, which cannot be 0 */
-	sregs.cr3 = sregs.cr4 = sregs.efer = 0;
-	if (ioctl(v->fd, KVM_SET_SREGS, &sregs) || ioctl(v->fd, KVM_SET_REGS, &regs))
-		return err_sys(e, errno, "cannot set vCPU %u's registers", v->index);
-	return 0;
-}
-
 static void decode_event(const struct kvm_run *run, struct vcpu_exit *out)
 {
 	switch (run->system_event.type) {

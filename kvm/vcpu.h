@@ -43,6 +43,18 @@ void vcpu_free(struct vcpu *v);
  */
 int vcpu_set_boot(struct vcpu *v, uint32_t rip, uint32_t eax, uint32_t ebx, struct err *e);
 
+struct vcpu_boot64 {
+	uint64_t rip, rsi, cr3;
+	uint64_t gdt; /* guest address of a GDT with flat 64-bit code at 0x10 and data at 0x18 */
+	uint16_t gdt_bytes;
+};
+
+/*
+ * Enter in 64-bit mode with interrupts off and paging by the tables at cr3: what Linux's 64-bit
+ * boot protocol asks for.
+ */
+int vcpu_set_boot64(struct vcpu *v, const struct vcpu_boot64 *b, struct err *e);
+
 enum vcpu_exit_kind {
 	VCPU_EXIT_INTERRUPTED, /* by vcpu_set_immediate_exit() or a signal; nothing is half done */
 	VCPU_EXIT_IO,

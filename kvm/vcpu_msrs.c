@@ -16,6 +16,7 @@
 #define MSR_WALL_OLD     0x11u
 #define MSR_WALL_NEW     0x4b564d00u
 #define MSR_MCG_CAP      0x179u
+#define MSR_ARCH_CAPABILITIES 0x10au
 #define MSR_MC0_CTL      0x400u
 #define MCE_BANKS_MAX    32
 #define MCE_PER_BANK     4 /* CTL, STATUS, ADDR, MISC */
@@ -181,11 +182,35 @@ static int refused(struct vcpu *v, const struct msr_state *m, struct err *e)
 		       m->value, m->index, v->index, here);
 }
 
+/*
+ * What the processor says it is safe from. KVM takes any value, but a guest that leaves out a
+ * mitigation because of a bit that this host lacks would not be safe here.
+ */
+static int check_capabilities(struct vcpu *v, const struct vcpu_state *s, struct err *e)
+{
+	uint64_t here = 0;
+
+	for (uint32_t i = 0; i < s->n_msrs; i++) {
+		if (s->msrs[i].index != MSR_ARCH_CAPABILITIES ||
+		    vcpu_msr_get(v, MSR_ARCH_CAPABILITIES, &here))
+			continue;
+		if (s->msrs[i].value & ~here)
+			return err_set(e, EINVAL,
+				       "the guest counts on hardware protections that this host lacks "
+				       "(MSR 0x10a is 0x%" PRIx64 " there, 0x%" PRIx64 " here)",
+				       s->msrs[i].value, here);
+	}
+	return 0;
+}
+
 int vcpu_msrs_load(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	union msr_batch b;
 	uint32_t at = 0;
+	int rc = check_capabilities(v, s, e);
 
+	if (rc)
+		return rc;
 	while (at < s->n_msrs) {
 		int set;
 
@@ -199,8 +224,7 @@ int vcpu_msrs_load(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 			return err_sys(e, errno, "cannot set vCPU %u's MSRs", v->index);
 		at += (uint32_t)set;
 		if (at < s->n_msrs) {
-			int rc = refused(v, &s->msrs[at++], e);
-
+			rc = refused(v, &s->msrs[at++], e);
 			if (rc)
 				return rc;
 		}

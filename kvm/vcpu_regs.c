@@ -8,17 +8,19 @@
 #include <linux/kvm.h>
 
 /* Members of equal names on both sides: copied from *from to *to, whichever of them is KVM's. */
+/* clang-format off */
 #define COPY(f) to->f = from->f;
-#define REGS_MEMBERS                                                                            \
-	COPY(rax)                                                                               \
-	COPY(rbx) COPY(rcx) COPY(rdx) COPY(rsi) COPY(rdi) COPY(rsp) COPY(rbp) COPY(r8) COPY(r9) \
-		COPY(r10) COPY(r11) COPY(r12) COPY(r13) COPY(r14) COPY(r15) COPY(rip) COPY(rflags)
-#define SEGMENT_MEMBERS                                                                        \
-	COPY(base)                                                                             \
-	COPY(limit) COPY(selector) COPY(type) COPY(present) COPY(dpl) COPY(db) COPY(s) COPY(l) \
-		COPY(g) COPY(avl) COPY(unusable)
-#define DTABLE_MEMBERS  COPY(base) COPY(limit)
-#define CONTROL_MEMBERS COPY(cr0) COPY(cr2) COPY(cr3) COPY(cr4) COPY(cr8) COPY(efer) COPY(apic_base)
+#define REGS_MEMBERS										\
+	COPY(rax) COPY(rbx) COPY(rcx) COPY(rdx) COPY(rsi) COPY(rdi) COPY(rsp) COPY(rbp)		\
+	COPY(r8) COPY(r9) COPY(r10) COPY(r11) COPY(r12) COPY(r13) COPY(r14) COPY(r15)		\
+	COPY(rip) COPY(rflags)
+#define SEGMENT_MEMBERS										\
+	COPY(base) COPY(limit) COPY(selector) COPY(type) COPY(present) COPY(dpl) COPY(db)	\
+	COPY(s) COPY(l) COPY(g) COPY(avl) COPY(unusable)
+#define DTABLE_MEMBERS COPY(base) COPY(limit)
+#define CONTROL_MEMBERS										\
+	COPY(cr0) COPY(cr2) COPY(cr3) COPY(cr4) COPY(cr8) COPY(efer) COPY(apic_base)
+/* clang-format on */
 
 int vcpu_fail(const struct vcpu *v, const char *verb, const char *what, struct err *e)
 {

@@ -115,13 +115,17 @@ static int load_cpuid(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 
 static int load_tsc_khz(struct vcpu *v, const struct tsc_state *s, struct err *e)
 {
+	bool scaled = tsc_is_scaled(s->khz, v->host_tsc_khz);
+
 	if (s->khz == v->tsc_khz)
 		return 0;
-	if (!ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)s->khz)) {
+	/* Without scaling KVM would take a faster TSC too, and let it run behind and catch up. */
+	if ((!scaled || v->vm->caps.tsc_control) &&
+	    !ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)s->khz)) {
 		v->tsc_khz = s->khz;
 		return 0;
 	}
-	if (!tsc_is_scaled(s->khz, v->host_tsc_khz))
+	if (!scaled)
 		return 0; /* close enough to count as equal, as KVM itself sees it */
 	return err_set(e, EINVAL,
 		       "the guest's time stamp counter runs at %u kHz, this host's at %u kHz, and "
@@ -165,7 +169,8 @@ static int load_timers(struct vcpu *v, const struct vcpu_state *s, struct err *e
 		return -e->code;
 	if (ioctl(v->fd, KVM_SET_MP_STATE, &mp))
 		return vcpu_fail(v, "set", "run state", e);
-	if (s->tsc.deadline && vcpu_msr_set(v, MSR_TSC_DEADLINE, s->tsc.deadline))
+	/* Zero too: an earlier attempt to load may have armed it. */
+	if (v->vm->caps.tsc_deadline && vcpu_msr_set(v, MSR_TSC_DEADLINE, s->tsc.deadline))
 		return err_set(e, EIO, "cannot set vCPU %u's deadline timer", v->index);
 	return 0;
 }

@@ -80,17 +80,19 @@ static const struct field clock_fields[] = {
 };
 FIELD_TABLE(vm_clock_table, "clock", 1, clock_fields);
 
+/* Members of equal names on both sides: from *from to *to, whichever of them is KVM's. */
+/* clang-format off */
 #define COPY(f) to->f = from->f;
-#define PIC_MEMBERS                                                                           \
-	COPY(last_irr)                                                                        \
-	COPY(irr) COPY(imr) COPY(isr) COPY(priority_add) COPY(irq_base) COPY(read_reg_select) \
-		COPY(poll) COPY(special_mask) COPY(init_state) COPY(auto_eoi)                 \
-			COPY(rotate_on_auto_eoi) COPY(special_fully_nested_mode) COPY(init4)  \
-				COPY(elcr) COPY(elcr_mask)
-#define PIT_MEMBERS                                                                                \
-	COPY(count)                                                                                \
-	COPY(latched_count) COPY(count_latched) COPY(status_latched) COPY(status) COPY(read_state) \
-		COPY(write_state) COPY(write_latch) COPY(rw_mode) COPY(mode) COPY(bcd) COPY(gate)
+#define PIC_MEMBERS										\
+	COPY(last_irr) COPY(irr) COPY(imr) COPY(isr) COPY(priority_add) COPY(irq_base)		\
+	COPY(read_reg_select) COPY(poll) COPY(special_mask) COPY(init_state) COPY(auto_eoi)	\
+	COPY(rotate_on_auto_eoi) COPY(special_fully_nested_mode) COPY(init4) COPY(elcr)		\
+	COPY(elcr_mask)
+#define PIT_MEMBERS										\
+	COPY(count) COPY(latched_count) COPY(count_latched) COPY(status_latched) COPY(status)	\
+	COPY(read_state) COPY(write_state) COPY(write_latch) COPY(rw_mode) COPY(mode)		\
+	COPY(bcd) COPY(gate)
+/* clang-format on */
 
 static int pic_save(struct vm *vm, uint32_t id, struct pic_state *to, struct err *e)
 {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "kvm/recover.h"
 #include "vmm/boot/boot.h"
 #include "vmm/machine_impl.h"
 #include "vmm/thread.h"
@@ -38,7 +39,10 @@ static void on_debug_exit(void *ctx, uint32_t value)
 
 static void on_quit(void *ctx)
 {
-	machine_guest_ended(ctx, END_SHUTDOWN, 0, "ended from the terminal");
+	struct machine *m = ctx;
+
+	if (m->on_event)
+		m->on_event(m->event_ctx, MACHINE_EVENT_QUIT);
 }
 
 static void do_io(struct machine *m, const struct vcpu_exit *exit)
@@ -76,6 +80,9 @@ bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit)
 		machine_guest_ended(m, END_TRIPLE_FAULT, EXIT_TRIPLE_FAULT, text);
 		return false;
 	case VCPU_EXIT_EMULATION:
+		if (vcpu_recover(v))
+			return true;
+		break;
 	case VCPU_EXIT_ERROR:
 		break;
 	}
@@ -144,16 +151,29 @@ static int build_devices(struct machine *m, const struct machine_config *cfg, st
 	return rc;
 }
 
+static int enter_at(struct vcpu *v, const struct boot_entry *entry, struct err *e)
+{
+	const struct vcpu_boot64 boot64 = {.rip = entry->rip,
+					   .rsi = entry->esi,
+					   .cr3 = entry->cr3,
+					   .gdt = entry->gdt,
+					   .gdt_bytes = (uint16_t)entry->gdt_bytes};
+
+	if (entry->mode == BOOT_LONG64)
+		return vcpu_set_boot64(v, &boot64, e);
+	return vcpu_set_boot(v, entry->rip, entry->eax, entry->ebx, e);
+}
+
 static int load_kernel(struct machine *m, const struct machine_config *cfg, struct err *e)
 {
-	const struct boot_config boot = {
-		.kernel = cfg->kernel, .initrd = cfg->initrd, .cmdline = cfg->cmdline};
+	const struct boot_config boot = {.kernel = cfg->kernel,
+					 .initrd = cfg->initrd,
+					 .cmdline = cfg->cmdline,
+					 .n_cpus = cfg->n_cpus};
 	struct boot_entry entry;
 	int rc = boot_load(m->mem, &boot, &entry, e);
 
-	if (!rc)
-		rc = vcpu_set_boot(m->vcpus[0], entry.rip, entry.eax, entry.ebx, e);
-	return rc;
+	return rc ? rc : enter_at(m->vcpus[0], &entry, e);
 }
 
 static void io_main(void *arg)
@@ -226,6 +246,13 @@ static bool end_threads(struct machine *m)
 {
 	uint64_t deadline = clock_mono_ns() + MACHINE_WAIT_NS;
 
+	/*
+	 * From here on no guest ends any more: a vCPU or the I/O thread that is just about to say so
+	 * would reach for vCPUs that are being freed.
+	 */
+	pthread_mutex_lock(&m->lock);
+	m->state = RUN_SHUTDOWN;
+	pthread_mutex_unlock(&m->lock);
 	/* All at once, so that none waits for another. */
 	for (unsigned i = 0; i < m->n_cpus; i++) {
 		if (m->cpus[i])

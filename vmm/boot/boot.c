@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "vmm/boot/load.h"
+#include "vmm/boot/mptable.h"
 
 unsigned load_memory_map(const struct mem *m, struct load_range *map)
 {
@@ -33,11 +34,14 @@ uint64_t load_low_end(const struct mem *m)
 
 int load_initrd(struct load *l, struct err *e)
 {
+	uint64_t end = load_low_end(l->m);
 	struct image img;
 	int rc;
 
 	if (!l->initrd)
 		return 0;
+	if (l->initrd_end && l->initrd_end < end)
+		end = l->initrd_end;
 	rc = image_open(&img, "initrd", l->initrd, e);
 	if (rc)
 		return rc;
@@ -45,7 +49,7 @@ int load_initrd(struct load *l, struct err *e)
 	 */
 	rc = img.size_bytes > l->m->size_bytes
 		     ? -ENOMEM
-		     : places_take_high(&l->places, LOAD_EXT_START, load_low_end(l->m),
+		     : places_take_high(&l->places, LOAD_EXT_START, end,
 					(img.size_bytes + MEM_PAGE_BYTES - 1) &
 						~(MEM_PAGE_BYTES - 1),
 					MEM_PAGE_BYTES, &l->initrd_gpa);
@@ -63,12 +67,13 @@ int load_initrd(struct load *l, struct err *e)
 	return rc;
 }
 
-int load_place_info(struct load *l, uint64_t len, uint64_t *gpa, struct err *e)
+int load_place_info(struct load *l, uint64_t len, uint64_t align, uint64_t *gpa, struct err *e)
 {
-	int rc = places_take_low(&l->places, LOAD_INFO_FIRST, LOAD_INFO_LAST, len, 16, gpa);
+	int rc = places_take_low(&l->places, LOAD_INFO_FIRST, LOAD_INFO_LAST, len, align, gpa);
 
 	if (rc)
-		rc = places_take_low(&l->places, LOAD_EXT_START, load_low_end(l->m), len, 16, gpa);
+		rc = places_take_low(&l->places, LOAD_EXT_START, load_low_end(l->m), len, align,
+				     gpa);
 	if (rc)
 		return err_set(e, ENOMEM,
 			       "no room for the boot information beside %s '%s': give the guest "
@@ -89,24 +94,12 @@ int load_put_info(struct load *l, uint64_t gpa, const struct wbuf *info, struct 
 	return 0;
 }
 
-/* A Linux bzImage says so at 0x202; people try it first. */
-static bool is_bzimage(const struct load *l)
-{
-	return l->head_bytes >= 0x206 && !memcmp(l->head + 0x202, "HdrS", 4);
-}
-
 static int unknown_kind(const struct load *l, struct err *e)
 {
-	if (is_bzimage(l))
-		return err_set(
-			e, ENOEXEC,
-			"cannot boot %s '%s': it is a compressed Linux kernel (bzImage); take "
-			"the uncompressed vmlinux of the same build",
-			l->kernel.what, l->kernel.path);
-	return err_set(
-		e, ENOEXEC,
-		"cannot boot %s '%s': it has neither a PVH entry note nor a Multiboot header",
-		l->kernel.what, l->kernel.path);
+	return err_set(e, ENOEXEC,
+		       "cannot boot %s '%s': it has neither a PVH entry note nor a Multiboot "
+		       "header, and it is no Linux bzImage",
+		       l->kernel.what, l->kernel.path);
 }
 
 static int load_kernel(struct load *l, struct boot_entry *out, struct err *e)
@@ -126,6 +119,8 @@ static int load_kernel(struct load *l, struct boot_entry *out, struct err *e)
 			return rc;
 		if (l->elf.has_pvh_entry)
 			return pvh_load(l, out, e);
+	} else if (linux_is(l)) {
+		return linux_load(l, out, e);
 	}
 	rc = multiboot_find(l, &header, e);
 	if (rc == -ENOENT)
@@ -154,6 +149,9 @@ int boot_load(struct mem *m, const struct boot_config *cfg, struct boot_entry *o
 		rc = load_kernel(l, out, e);
 		image_close(&l->kernel);
 	}
+	/* (An image that lies there has other plans with its memory.) */
+	if (!rc && cfg->n_cpus && !places_take(&l->places, MPTABLE_GPA, MPTABLE_BYTES))
+		rc = mptable_write(m, cfg->n_cpus, e);
 	free(l);
 	return rc;
 }

@@ -35,7 +35,8 @@ struct load {
 	bool is_elf;
 	struct elf elf; /* if is_elf */
 	struct places places;
-	const char *initrd; /* path, NULL = none */
+	const char *initrd;  /* path, NULL = none */
+	uint64_t initrd_end; /* it ends at or below; 0 = wherever RAM ends */
 	uint64_t initrd_gpa, initrd_bytes;
 };
 
@@ -58,14 +59,18 @@ uint64_t load_low_end(const struct mem *m);
 int load_initrd(struct load *l, struct err *e);
 
 /*
- * Find a place for len bytes of boot information; write it there. In two steps because the
- * information holds addresses of itself.
+ * Find a place for len bytes of boot information, aligned to a power of two; write it there. In two
+ * steps because the information holds addresses of itself.
  */
-int load_place_info(struct load *l, uint64_t len, uint64_t *gpa, struct err *e);
+int load_place_info(struct load *l, uint64_t len, uint64_t align, uint64_t *gpa, struct err *e);
 int load_put_info(struct load *l, uint64_t gpa, const struct wbuf *info, struct err *e);
 
 /* pvh.c: the image is an ELF with a PVH entry. */
 int pvh_load(struct load *l, struct boot_entry *out, struct err *e);
+
+/* linux.c. Is it a bzImage? */
+bool linux_is(const struct load *l);
+int linux_load(struct load *l, struct boot_entry *out, struct err *e);
 
 /*
  * multiboot.c. Look for a header in l->head: 0 and its offset, -ENOENT if there is none, -ENOEXEC

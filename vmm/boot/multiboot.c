@@ -31,6 +31,7 @@
 #define INFO_LOADER  (1u << 9)
 
 #define INFO_BYTES   116 /* up to the frame buffer's fields */
+#define INFO_ALIGN   16
 #define MODULE_BYTES 16
 #define RANGE_BYTES  24 /* with its own size in front, which does not count itself */
 #define LOADER_NAME  "ferry"
@@ -179,7 +180,7 @@ static int load_info(struct load *l, uint64_t *gpa, struct err *e)
 	struct wbuf w;
 	int rc;
 
-	rc = load_place_info(l, len, gpa, e);
+	rc = load_place_info(l, len, INFO_ALIGN, gpa, e);
 	if (rc)
 		return rc;
 	wbuf_init(&w, ORDER_LITTLE, len);

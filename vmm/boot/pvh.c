@@ -18,6 +18,7 @@
 #define START_BYTES      56
 #define MODULE_BYTES     32
 #define RANGE_BYTES      24
+#define INFO_ALIGN       16
 #define START_INFO_BYTES (START_BYTES + MODULE_BYTES + LOAD_MAP_MAX * RANGE_BYTES)
 
 static void put_start_info(struct wbuf *w, const struct load *l, uint64_t gpa)
@@ -67,7 +68,7 @@ int pvh_load(struct load *l, struct boot_entry *out, struct err *e)
 	if (rc)
 		return rc;
 	info_bytes = START_INFO_BYTES + strlen(l->cmdline) + 1;
-	rc = load_place_info(l, info_bytes, &gpa, e);
+	rc = load_place_info(l, info_bytes, INFO_ALIGN, &gpa, e);
 	if (rc)
 		return rc;
 	wbuf_init(&w, ORDER_LITTLE, info_bytes);
