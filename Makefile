@@ -12,6 +12,11 @@
 
 VERSION	:= 0.1.0
 BUILD	?= build
+# `make clean` removes directories in it that are named like the sources' own.
+ifneq ($(filter / $(CURDIR) $(addprefix $(CURDIR)/,tests guest docs scripts vmm),$(abspath $(BUILD)) \
+	$(realpath $(BUILD)))$(if $(strip $(BUILD)),,empty),)
+$(error BUILD must name a directory of its own, like build/debug, not '$(BUILD)')
+endif
 PREFIX	?= /usr/local
 ifeq ($(origin CC),default)
 CC	:= gcc

@@ -107,7 +107,7 @@ int mem_create(struct mem **out, enum mem_backend backend, uint64_t size_bytes, 
 	int rc;
 
 	if (size_bytes < MEM_MIN_BYTES || size_bytes > MEM_MAX_BYTES)
-		return err_set(e, EINVAL, "guest memory must be between 1 MiB and 64 TiB");
+		return err_set(e, EINVAL, "guest memory must be between 1 MiB and 8 TiB");
 	if (size_bytes % align)
 		return err_set(e, EINVAL, "guest memory must be a multiple of %llu KiB (%s)",
 			       (unsigned long long)(align >> 10), mem_backend_name(backend));
@@ -143,18 +143,50 @@ void mem_free(struct mem *m)
 	free(m);
 }
 
+static int discard_block(struct mem_block *b, enum mem_backend backend)
+{
+	void *again;
+
+	if (b->fd < 0)
+		return madvise(b->hva, b->size_bytes, MADV_DONTNEED);
+	if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)b->size_bytes))
+		return -1;
+	if (backend != MEM_HUGETLB)
+		return 0;
+	/* The hole has given up the reservation too; mapping anew takes it again, or fails here. */
+	again = mmap(b->hva, b->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b->fd, 0);
+	if (again == MAP_FAILED)
+		return -1;
+	return madvise(b->hva, b->size_bytes, MADV_DONTDUMP);
+}
+
 int mem_discard(struct mem *m, struct err *e)
 {
 	for (unsigned i = 0; i < m->n_blocks; i++) {
-		struct mem_block *b = &m->blocks[i];
-		int rc = b->fd >= 0 ? fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-						0, (off_t)b->size_bytes)
-				    : madvise(b->hva, b->size_bytes, MADV_DONTNEED);
-
-		if (rc)
+		if (discard_block(&m->blocks[i], m->backend))
 			return err_sys(e, errno, "cannot clear guest memory");
 	}
 	return 0;
+}
+
+bool mem_hole(const struct mem_block *b, uint64_t page, uint64_t *end_page)
+{
+	off_t at = (off_t)(page << MEM_PAGE_SHIFT), end;
+	off_t data = b->fd < 0 ? -1 : lseek(b->fd, at, SEEK_DATA);
+
+	*end_page = b->n_pages;
+	if (b->fd < 0)
+		return false;
+	if (data < 0)
+		return errno == ENXIO; /* no data up to the end; otherwise it cannot be told */
+	if (data >= at + (off_t)MEM_PAGE_BYTES) {
+		*end_page = (uint64_t)data >> MEM_PAGE_SHIFT;
+		return true;
+	}
+	end = lseek(b->fd, at, SEEK_HOLE);
+	if (end > at)
+		*end_page = ((uint64_t)end + MEM_PAGE_BYTES - 1) >> MEM_PAGE_SHIFT;
+	return false;
 }
 
 static const struct mem_block *find_block(const struct mem *m, uint64_t gpa)

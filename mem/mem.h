@@ -32,7 +32,7 @@
 #define MEM_MAX_BLOCKS	   4
 #define MEM_BLOCK_NAME_LEN 32
 #define MEM_MIN_BYTES	   (1ull << 20)
-#define MEM_MAX_BYTES	   (64ull << 40)
+#define MEM_MAX_BYTES	   (8ull << 40) /* a KVM slot has less than 2^31 pages */
 
 enum mem_backend {
 	MEM_ANON,    /* private anonymous memory, transparent huge pages advised (default) */
@@ -68,6 +68,13 @@ void mem_free(struct mem *m);
 /* All RAM back to zero and to the host. Only while no vCPU runs and no log is on. */
 int mem_discard(struct mem *m, struct err *e);
 
+/*
+ * Is the page at hand a hole, never written and not allocated? *end_page: how far that answer holds.
+ * Only shared memory can tell (false otherwise), and it should be asked: reading a hole there
+ * allocates it. The guest may write it at any moment: ask after the page was protected.
+ */
+bool mem_hole(const struct mem_block *b, uint64_t page, uint64_t *end_page);
+
 /* "anon", "memfd", "hugetlb". -EINVAL for another text. */
 int mem_backend_parse(const char *text, enum mem_backend *out);
 const char *mem_backend_name(enum mem_backend b);
@@ -89,8 +96,8 @@ int mem_set(struct mem *m, uint64_t gpa, uint8_t value, uint64_t len);
 void mem_mark(struct mem *m, uint64_t gpa, uint64_t len);
 
 /*
- * Take the host marks of 64 pages: returns word `word` of block b's marks and clears it. Only the
- * sync worker calls it, so every mark is taken once.
+ * Take the host marks of 64 pages: returns word `word` of block b's marks and clears it. Only one
+ * thread at a time calls it (who starts and who syncs the dirty log).
  */
 uint64_t mem_marks_take(struct mem *m, unsigned b, uint64_t word);
 

@@ -19,6 +19,7 @@
 #include "base/clock.h"
 
 #define RING_ENTRIES 4
+#define NO_LIMIT_NS  (1000000 * NS_PER_SEC)
 
 enum direction { SENDING, RECEIVING, N_DIRECTIONS };
 
@@ -36,8 +37,9 @@ struct transfer {
 struct mig_chan {
 	/* owner's thread */
 	struct io_uring ring;
-	uint64_t idle_timeout_ns;
-	int error; /* sticky, -errno */
+	uint64_t idle_timeout_ns; /* 0 = none */
+	uint64_t deadline_ns;	  /* 0 = none */
+	int error; /* sticky, -errno; -ETIME is our own patience, -ETIMEDOUT the network's */
 	struct transfer transfers[N_DIRECTIONS];
 	char peer[256];
 	/* any thread */
@@ -81,9 +83,13 @@ static int explain(const struct mig_chan *c, int rc, struct err *e)
 	case -ECONNRESET:
 	case -EPIPE:
 		return err_set(e, ECONNRESET, "%s closed the connection", c->peer);
-	case -ETIMEDOUT:
+	case -ETIME:
+		if (c->deadline_ns && clock_mono_ns() >= c->deadline_ns)
+			return err_set(e, ETIMEDOUT, "%s was not done in time", c->peer);
 		return err_set(e, ETIMEDOUT, "%s has not answered for %llu s", c->peer,
 			       (unsigned long long)(c->idle_timeout_ns / NS_PER_SEC));
+	case -ETIMEDOUT:
+		return err_set(e, ETIMEDOUT, "%s does not answer any more", c->peer);
 	default:
 		return err_sys(e, -rc, "the connection to %s broke", c->peer);
 	}
@@ -169,22 +175,29 @@ static void settle(struct mig_chan *c)
 	}
 }
 
+/* How long a wait that begins now may take. */
+static uint64_t patience_ns(const struct mig_chan *c)
+{
+	uint64_t ns = c->idle_timeout_ns ? c->idle_timeout_ns : NO_LIMIT_NS;
+	uint64_t now = clock_mono_ns(), left = c->deadline_ns > now ? c->deadline_ns - now : 0;
+
+	return c->deadline_ns && left < ns ? left : ns;
+}
+
 static int finish(struct mig_chan *c, enum direction dir, struct err *e)
 {
 	struct transfer *t = &c->transfers[dir];
 	int rc = 0;
 
 	while (!c->error && !rc && t->unfinished) {
-		struct __kernel_timespec ts = {
-			.tv_sec = (long long)(c->idle_timeout_ns / NS_PER_SEC),
-			.tv_nsec = (long long)(c->idle_timeout_ns % NS_PER_SEC)};
+		uint64_t wait_ns = patience_ns(c);
+		struct __kernel_timespec ts = {.tv_sec = (long long)(wait_ns / NS_PER_SEC),
+					       .tv_nsec = (long long)(wait_ns % NS_PER_SEC)};
 		struct io_uring_cqe *cqe;
 
 		rc = io_uring_wait_cqe_timeout(&c->ring, &cqe, &ts);
 		if (rc == -EINTR)
 			rc = 0;
-		else if (rc == -ETIME)
-			rc = -ETIMEDOUT;
 		else if (!rc)
 			rc = complete(c, cqe);
 	}
@@ -260,6 +273,11 @@ void mig_chan_set_idle_timeout(struct mig_chan *c, uint64_t ns)
 	c->idle_timeout_ns = ns;
 }
 
+void mig_chan_set_deadline(struct mig_chan *c, uint64_t at_ns)
+{
+	c->deadline_ns = at_ns;
+}
+
 uint64_t mig_chan_sent(const struct mig_chan *c)
 {
 	return __atomic_load_n(&c->transfers[SENDING].bytes, __ATOMIC_RELAXED);
@@ -299,9 +317,9 @@ bool mig_chan_readable(const struct mig_chan *c)
 
 int mig_chan_wait_readable(const struct mig_chan *c, struct mig_stop *stop, struct err *e)
 {
-	int rc = mig_stop_wait(stop, c->fd, POLLIN, c->idle_timeout_ns);
+	int rc = mig_stop_wait(stop, c->fd, POLLIN, patience_ns(c));
 
-	return rc ? explain(c, rc, e) : 0;
+	return rc ? explain(c, rc == -ETIMEDOUT ? -ETIME : rc, e) : 0;
 }
 
 size_t mig_chan_last_words(struct mig_chan *c, void *data, size_t room)

@@ -7,11 +7,11 @@
  * must stay until mig_chan_send_end. An error is sticky: after the first one every call fails the
  * same way, so a broken stream is never continued in the middle.
  *
- * Every wait is bounded: an operation in which no byte moves for the idle timeout fails with
- * -ETIMEDOUT. The end of the stream is an error in exactly one place, here: -ECONNRESET, "closed the
+ * Every wait is bounded: an operation in which no byte moves for the idle timeout, or that is not
+ * done by the deadline (if one is set), fails with -ETIMEDOUT. The end of the stream is an error in exactly one place, here: -ECONNRESET, "closed the
  * connection". mig_chan_abort() ends any wait at once from another thread.
  *
- * Threads: owned by one thread; mig_chan_abort() and mig_chan_on_wire() from any, while it lives.
+ * Threads: owned by one thread; mig_chan_abort() from any, while it lives.
  */
 #ifndef MIGRATION_CHAN_H
 #define MIGRATION_CHAN_H
@@ -44,8 +44,10 @@ int mig_chan_send(struct mig_chan *c, const void *data, size_t len, struct err *
 int mig_chan_recvv(struct mig_chan *c, struct iovec *iov, unsigned n, struct err *e);
 int mig_chan_recv(struct mig_chan *c, void *data, size_t len, struct err *e);
 
-/* From now on at most this long without a byte moving. */
+/* From now on at most this long without a byte moving; 0 = as long as the connection lives. */
 void mig_chan_set_idle_timeout(struct mig_chan *c, uint64_t ns);
+/* Everything must be done by this point of clock_mono_ns(), however lively the peer; 0 = none. */
+void mig_chan_set_deadline(struct mig_chan *c, uint64_t at_ns);
 
 uint64_t mig_chan_sent(const struct mig_chan *c);     /* bytes handed to the socket */
 uint64_t mig_chan_received(const struct mig_chan *c); /* bytes taken from it */

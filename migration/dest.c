@@ -18,7 +18,6 @@
 
 #define HELLO_TIMEOUT_NS  (5 * NS_PER_SEC)
 #define IDLE_TIMEOUT_NS	  (30 * NS_PER_SEC)
-#define COMMIT_TIMEOUT_NS (10 * NS_PER_SEC)
 #define FAIL_LINGER_NS	  NS_PER_SEC
 
 struct mig_dest {
@@ -41,6 +40,7 @@ struct mig_dest {
 	struct wire_writer writer;
 	struct wire_reader reader;
 	struct mig_incoming in;
+	bool committed; /* the guest is ours, whatever happens from here on */
 };
 
 static void set_state(struct mig_dest *d, enum mig_state state, const struct err *e)
@@ -61,6 +61,7 @@ static void update_figures(struct mig_dest *d)
 	d->status.transferred_bytes = mig_chan_received(d->chan);
 	d->status.normal_pages = d->in.normal_pages;
 	d->status.zero_pages = d->in.zero_pages;
+	d->status.remaining_bytes = d->cfg.mem->size_bytes - d->in.n_arrived * MEM_PAGE_BYTES;
 	d->status.total_ns = clock_mono_ns() - d->begin_ns;
 	pthread_mutex_unlock(&d->lock);
 }
@@ -115,8 +116,13 @@ static int receive_hello(struct mig_dest *d, struct err *e)
 	if (!rc)
 		rc = mig_incoming_check_hello(&d->in, h, e);
 	if (!rc) {
+		/* Only now: a stranger must not wipe out what is known of an earlier attempt. */
 		pthread_mutex_lock(&d->lock);
 		d->token_hash = h->token_hash;
+		d->begin_ns = clock_mono_ns();
+		d->status = (struct mig_status){.state = d->status.state,
+						.page_bytes = MEM_PAGE_BYTES,
+						.ram_total_bytes = d->cfg.mem->size_bytes};
 		pthread_mutex_unlock(&d->lock);
 	}
 	free(h);
@@ -138,18 +144,15 @@ static int welcome(struct mig_dest *d, struct err *e)
 
 static int pass_mark(struct mig_dest *d, struct err *e)
 {
-	uint64_t pages;
-	int rc = wire_get_one_u64(&d->reader.meta, "pass", &pages, e);
+	uint64_t pass;
+	int rc = wire_get_one_u64(&d->reader.meta, "pass", &pass, e);
 
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&d->lock);
-	d->status.passes++;
-	d->status.remaining_bytes = pages > d->cfg.mem->size_bytes / MEM_PAGE_BYTES
-					    ? d->cfg.mem->size_bytes
-					    : pages * MEM_PAGE_BYTES;
+	d->status.passes = pass;
 	pthread_mutex_unlock(&d->lock);
-	return 0;
+	return send_u64(d, WIRE_PASSED, pass, e);
 }
 
 /* Everything up to the end mark. */
@@ -198,7 +201,11 @@ static int await_commit(struct mig_dest *d, struct err *e)
 	uint64_t token = 0;
 	int rc;
 
-	mig_chan_set_idle_timeout(d->chan, COMMIT_TIMEOUT_NS);
+	/*
+	 * As long as the line holds the source's word may come, and only the source knows which; it
+	 * does not commit late. A line that breaks is noticed by keep-alive, and quitting ends it.
+	 */
+	mig_chan_set_idle_timeout(d->chan, 0);
 	rc = wire_recv(&d->reader, d->chan, &f, e);
 	if (!rc && f.type == WIRE_ABORT)
 		return aborted(d, e);
@@ -268,16 +275,15 @@ static int attempt(struct mig_dest *d, struct err *e)
 	if (rc == -EINPROGRESS && !mig_stop_is_set(&d->stop)) {
 		tell = false;
 		set_state(d, MIG_UNDECIDED, e);
-		log_warn("the handover is undecided: %s; the guest is complete here, but paused: if "
-			 "the source shows a token, the guest is this side's (ferry cont --token); "
-			 "if it runs at the source, end this side (ferry quit)",
-			 e->msg);
 		if (!await_decision(d))
 			return rc;
 		err_clear(e);
 		rc = 0;
 	}
-	return rc ? rc : take_over(d, end.was_running, tell, e);
+	if (rc)
+		return rc;
+	d->committed = true;
+	return take_over(d, end.was_running, tell, e);
 }
 
 static int start_attempt(struct mig_dest *d, int fd, struct err *e)
@@ -296,11 +302,7 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 	wire_reader_free(&d->reader);
 	pthread_mutex_lock(&d->lock);
 	d->chan = chan;
-	d->begin_ns = clock_mono_ns();
 	d->decision = false; /* it was about the attempt before */
-	d->status = (struct mig_status){.state = d->status.state,
-					.page_bytes = MEM_PAGE_BYTES,
-					.ram_total_bytes = d->cfg.mem->size_bytes};
 	if (d->quit)
 		mig_chan_abort(chan);
 	pthread_mutex_unlock(&d->lock);
@@ -316,11 +318,12 @@ static void end_attempt(struct mig_dest *d)
 	mig_incoming_free(&d->in);
 }
 
-/* A source has connected. True: the guest lives here now, nobody else is waited for. */
+/* A source has connected. True: the guest lives here now (or RAM is spoilt): wait for no other. */
 static bool serve(struct mig_dest *d, int fd)
 {
-	struct err e = ERR_INIT;
+	struct err e = ERR_INIT, dirty = ERR_INIT;
 	enum mig_state before = d->status.state; /* only this thread writes it */
+	bool touched;
 	int rc = start_attempt(d, fd, &e);
 
 	if (!rc)
@@ -330,16 +333,38 @@ static bool serve(struct mig_dest *d, int fd)
 		set_state(d, MIG_COMPLETED, NULL);
 		return true;
 	}
-	if (d->chan)
+	if (d->chan && !d->committed)
 		send_fail(d, &e);
+	touched = d->in.touched;
 	end_attempt(d);
 	if (mig_stop_is_set(&d->stop))
 		return false;
-	(void)mem_discard(d->cfg.mem, &e);
+	if (d->committed) {
+		/* The only copy there is: it stays. */
+		err_prefix(&e, "the guest was handed over, but cannot go on here");
+		log_warn("%s", e.msg);
+		set_state(d, MIG_FAILED, &e);
+		return true;
+	}
+	if (touched && mem_discard(d->cfg.mem, &dirty)) {
+		/* What is left in RAM would end up in the next guest. */
+		log_warn("an incoming migration failed: %s; no other is waited for: %s", e.msg,
+			 dirty.msg);
+		set_state(d, MIG_FAILED, &e);
+		return true;
+	}
 	log_warn("an incoming migration failed: %s; waiting for another at %s", e.msg, d->name);
 	/* Somebody who was turned away at the door is no migration that failed. */
-	set_state(d, d->status.state == before ? before : MIG_FAILED, &e);
+	if (d->status.state != before)
+		set_state(d, MIG_FAILED, &e);
 	return false;
+}
+
+static void close_listener(struct mig_dest *d)
+{
+	(void)close(d->listen_fd);
+	if (d->uri.kind == MIG_URI_UNIX)
+		(void)unlink(d->uri.path);
 }
 
 static void *coordinator(void *arg)
@@ -353,14 +378,15 @@ static void *coordinator(void *arg)
 		if (rc)
 			continue;
 		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		if (fd < 0)
+		if (fd < 0) {
+			/* Out of descriptors, perhaps: it stays readable, so do not spin. */
+			(void)mig_stop_wait(&d->stop, -1, 0, 100 * NS_PER_MS);
 			continue;
+		}
 		mig_socket_tune(fd);
 		here = serve(d, fd);
 	}
-	(void)close(d->listen_fd);
-	if (d->uri.kind == MIG_URI_UNIX)
-		(void)unlink(d->uri.path);
+	close_listener(d);
 	return NULL;
 }
 
@@ -385,7 +411,9 @@ int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, str
 		rc = -pthread_create(&d->thread, NULL, coordinator, d);
 	if (rc) {
 		mig_stop_free(&d->stop);
-		(void)close(d->listen_fd);
+		close_listener(d);
+		(void)pthread_cond_destroy(&d->decided);
+		(void)pthread_mutex_destroy(&d->lock);
 		free(d);
 		return err_sys(e, -rc, "cannot start the migration thread");
 	}

@@ -193,6 +193,7 @@ int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf 
 						      run->first_page * MEM_PAGE_BYTES,
 					  .iov_len = run->n_pages * MEM_PAGE_BYTES};
 	}
+	in->touched = in->touched || n;
 	rc = n ? mig_chan_recvv(c, iov, n, e) : 0;
 	if (rc)
 		return rc;

@@ -24,6 +24,7 @@ struct mig_incoming {
 	bool *section_seen;	       /* per section of the machine */
 	uint32_t n_sections_seen;
 	uint64_t normal_pages, zero_pages; /* received, repeats included */
+	bool touched;			   /* RAM may hold something */
 	struct wire_pages pages;	   /* of the frame at work */
 };
 

@@ -55,6 +55,8 @@ struct mig_machine {
 	int (*pause)(void *ctx, bool *was_running, struct err *e);
 	/* Source, before the commit point: go on as before pause(). */
 	int (*resume)(void *ctx, struct err *e);
+	/* Source: how the guest is now, for the end of a message: "the guest keeps running here". */
+	const char *(*fate)(void *ctx);
 	/* Source, paused: fill the sections' data. */
 	int (*collect)(void *ctx, struct err *e);
 	/* Source: the commit point has passed, the guest is the destination's now. */

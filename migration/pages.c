@@ -67,6 +67,7 @@ static int take_window(struct mig_pages *p, struct err *e)
 	p->window_first_word = p->word;
 	p->window_at = 0;
 	p->window_left = 0;
+	p->extent_end = 0; /* what was known was known before the pages were protected */
 	while (n < MIG_WINDOW_WORDS && p->word < b->n_words && p->window_left < p->window_pages) {
 		uint64_t taken = mig_bitmap_take(p->bitmap, p->block, p->word, ~0ull);
 
@@ -129,6 +130,16 @@ static bool add_page(struct mig_chunk *c, uint32_t max_pages, uint64_t page, uin
 	return true;
 }
 
+/* A hole is not even looked at: that would allocate it. */
+static bool is_zero(struct mig_pages *p, const struct mem_block *b, uint64_t page, const void *at)
+{
+	if (b->fd < 0)
+		return page_is_zero(at);
+	if (page >= p->extent_end)
+		p->extent_hole = mem_hole(b, page, &p->extent_end);
+	return p->extent_hole || page_is_zero(at);
+}
+
 /* Move pages from the window into the chunk until one is empty or the other full. */
 static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 {
@@ -142,7 +153,7 @@ static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 					(uint64_t)__builtin_ctzll(*word);
 			uint8_t *at = b->hva + page * MEM_PAGE_BYTES;
 
-			if (!add_page(c, p->chunk_pages, page, at, page_is_zero(at)))
+			if (!add_page(c, p->chunk_pages, page, at, is_zero(p, b, page, at)))
 				return;
 			*word &= *word - 1;
 			p->window_left--;

@@ -40,6 +40,9 @@ struct mig_pages {
 	uint64_t window_left; /* pages */
 	uint64_t window_at;   /* search from this word of the window */
 	uint64_t window[MIG_WINDOW_WORDS];
+	/* shared memory: up to this page of the window's block it is known whether it is a hole */
+	uint64_t extent_end;
+	bool extent_hole;
 	/* figures */
 	uint64_t protect_calls, protect_pages;
 };

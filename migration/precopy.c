@@ -12,6 +12,7 @@
 #define WORTH_NS      (2 * NS_PER_MS)
 #define MAX_EXTRA     8
 #define WINDOW_NS     (10 * NS_PER_MS) /* of sending: how much is protected at a time */
+#define LIMIT_SLICE_NS (100 * NS_PER_MS)
 #define MIN_PASS_NS   (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 
 static uint64_t remaining_bytes(const struct mig_source *s)
@@ -32,8 +33,11 @@ static uint64_t rest_ns(struct mig_source *s)
 
 uint64_t mig_predict_ns(struct mig_source *s)
 {
-	return FIXED_NS / 2 + mig_sync_figures(&s->sync).last_ns + rest_ns(s) +
-	       mig_after_pages_ns(s);
+	uint64_t before = FIXED_NS / 2 + mig_sync_figures(&s->sync).last_ns;
+
+	if (before < s->pause_cost_ns)
+		before = s->pause_cost_ns;
+	return before + rest_ns(s) + mig_after_pages_ns(s);
 }
 
 static void account(struct mig_source *s)
@@ -61,20 +65,26 @@ static void size_chunks(struct mig_source *s, uint64_t limit_bytes_s)
 	s->pages.chunk_pages = pages ? (uint32_t)pages : 1;
 }
 
-/* Wait as max-bandwidth wants it. Not during the switchover: dark time is worth more. */
+/* What max-bandwidth says. Nothing during the switchover: dark time is worth more. */
+static uint64_t limit_now(struct mig_source *s)
+{
+	return s->paused ? MIG_BANDWIDTH_UNLIMITED : mig_source_params(s).max_bandwidth_bytes_s;
+}
+
 static int keep_limit(struct mig_source *s, uint64_t bytes, struct err *e)
 {
-	uint64_t limit = s->paused ? MIG_BANDWIDTH_UNLIMITED
-				   : mig_source_params(s).max_bandwidth_bytes_s;
+	uint64_t limit = limit_now(s);
 	uint64_t wait = mig_limit_wait_ns(&s->limit, bytes, limit, clock_mono_ns());
-	int rc;
 
 	size_chunks(s, limit);
-	if (!wait)
-		return 0;
-	rc = mig_stop_wait(&s->stop, -1, 0, wait);
-	if (rc == -ECANCELED)
-		return err_set(e, ECANCELED, "cancelled");
+	/* In slices: who raises the limit should not have to wait for the old one. */
+	while (wait && limit_now(s) == limit) {
+		uint64_t slice = wait < LIMIT_SLICE_NS ? wait : LIMIT_SLICE_NS;
+
+		if (mig_stop_wait(&s->stop, -1, 0, slice) == -ECANCELED)
+			return err_set(e, ECANCELED, "cancelled");
+		wait -= slice;
+	}
 	return 0;
 }
 
@@ -100,15 +110,16 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 	int rc = 0;
 
 	mig_pages_rewind(&s->pages);
+	size_chunks(s, limit_now(s)); /* the first one is under the limit too */
 	mig_rate_resume(&s->rate, clock_mono_ns());
 	while (!rc) {
 		/* One is prepared while the kernel still sends the other. */
 		struct mig_chunk *c = &s->chunks[s->next_chunk];
 
-		if (until_ns && clock_mono_ns() + rest_ns(s) > until_ns) {
+		if (until_ns && remaining_bytes(s) && clock_mono_ns() + rest_ns(s) > until_ns) {
 			mig_pages_put_back(&s->pages);
-			rc = mig_chan_send_end(s->chan, e);
-			return rc ? rc : -EAGAIN;
+			rc = MIG_CALLED_OFF;
+			break;
 		}
 		rc = mig_pages_next(&s->pages, c, &more, e);
 		if (rc || !more)
@@ -119,8 +130,11 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 			rc = mig_source_heed(s, e);
 		account(s);
 	}
-	if (!rc)
-		rc = mig_chan_send_end(s->chan, e);
+	if (rc >= 0) {
+		int ended = mig_chan_send_end(s->chan, e);
+
+		rc = ended ? ended : rc;
+	}
 	account(s);
 	mig_rate_pause(&s->rate, clock_mono_ns());
 	return rc;
@@ -137,16 +151,30 @@ int mig_precopy_sync(struct mig_source *s, struct err *e)
 	return rc;
 }
 
-/* Tell the destination how much is left: it has nothing else to show. */
-static int send_pass_mark(struct mig_source *s, struct err *e)
+/*
+ * Wait until the destination has worked off the pass, not just its host's socket: in the dark
+ * there must be nothing left to catch up on. It counts as sending time, so the bandwidth is that of
+ * the whole way into the destination's memory.
+ */
+static int settle_pass(struct mig_source *s, uint64_t pass, struct err *e)
 {
 	struct wbuf meta;
+	uint64_t passed = 0;
 	int rc;
 
 	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
-	put_u64(&meta, mig_bitmap_count(&s->bitmap));
+	put_u64(&meta, pass);
+	mig_rate_resume(&s->rate, clock_mono_ns());
 	rc = wire_send(&s->writer, s->chan, WIRE_PASS, &meta, e);
 	wbuf_free(&meta);
+	if (!rc)
+		rc = mig_source_expect(s, WIRE_PASSED, e);
+	if (!rc)
+		rc = wire_get_one_u64(&s->reader.meta, "passed", &passed, e);
+	if (!rc && passed != pass)
+		rc = err_set(e, EPROTO, "the destination confirms another pass than was sent");
+	account(s);
+	mig_rate_pause(&s->rate, clock_mono_ns());
 	return rc;
 }
 
@@ -167,14 +195,17 @@ static int iterate(struct mig_source *s, struct err *e)
 	uint64_t pass = s->status.passes + 1; /* only this thread writes it */
 	int rc;
 
+	if (mig_stop_is_set(&s->stop))
+		return err_set(e, ECANCELED, "cancelled");
+	s->pause_cost_ns -= s->pause_cost_ns / 4; /* one slow pause is not for ever */
 	tell_pass(s, pass);
 	mig_sync_iteration(&s->sync, pass > 1);
 	rc = mig_send_pass(s, 0, e);
+	if (!rc)
+		rc = settle_pass(s, pass, e);
 	mig_sync_iteration(&s->sync, false);
 	if (!rc)
 		rc = mig_precopy_sync(s, e);
-	if (!rc)
-		rc = send_pass_mark(s, e);
 	mig_source_figures(s);
 	return rc;
 }

@@ -6,6 +6,7 @@
 #define WINDOW_NS   (50 * NS_PER_MS)
 /* What a late wake-up may make up for: less, and a busy host would stay below its limit. */
 #define BURST_NS    (100 * NS_PER_MS)
+#define NEVER_NS    (1ull << 60) /* 36 years; sums of a few of them still fit */
 #define FIRST_GUESS (100ull << 20) /* bytes/s before anything was measured: gigabit Ethernet */
 
 static uint64_t per_second(uint64_t bytes, uint64_t ns)
@@ -54,7 +55,9 @@ uint64_t mig_rate_bytes_s(const struct mig_rate *r)
 
 uint64_t mig_rate_time_ns(const struct mig_rate *r, uint64_t bytes)
 {
-	return (uint64_t)((double)bytes * (double)NS_PER_SEC / (double)mig_rate_bytes_s(r));
+	double ns = (double)bytes * (double)NS_PER_SEC / (double)mig_rate_bytes_s(r);
+
+	return ns < (double)NEVER_NS ? (uint64_t)ns : NEVER_NS;
 }
 
 uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns)

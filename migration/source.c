@@ -240,7 +240,7 @@ static int move(struct mig_source *s, struct err *e)
 		rc = mig_precopy(s, e);
 		if (!rc)
 			rc = mig_switchover(s, e);
-	} while (rc == -EAGAIN);
+	} while (rc == MIG_CALLED_OFF);
 	if (s->chan)
 		mig_source_figures(s);
 	return rc;
@@ -249,19 +249,14 @@ static int move(struct mig_source *s, struct err *e)
 /* The guest goes on here: resume it first, the rest can wait. Completes the message. */
 static void keep_guest(struct mig_source *s, struct err *e)
 {
+	const struct mig_machine *m = &s->cfg.machine;
 	struct err why = ERR_INIT;
 	size_t len;
-	const char *now = "the guest keeps running here";
 
-	if (s->paused) {
-		if (s->cfg.machine.resume(s->cfg.machine.ctx, &why))
-			now = "the guest could not be resumed here, it is paused";
-		else if (!s->was_running)
-			now = "the guest stays paused here";
-	}
+	if (s->paused)
+		(void)m->resume(m->ctx, &why);
 	len = strlen(e->msg);
-	(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s%s%s", now,
-		       why.code ? ": " : "", why.code ? why.msg : "");
+	(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s", m->fate(m->ctx));
 }
 
 static void send_abort(struct mig_source *s, const struct err *e)
@@ -271,7 +266,7 @@ static void send_abort(struct mig_source *s, const struct err *e)
 
 	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
 	wire_put_text(&meta, e->msg);
-	mig_chan_set_idle_timeout(s->chan, ABORT_LINGER_NS);
+	mig_chan_set_deadline(s->chan, clock_mono_ns() + ABORT_LINGER_NS);
 	/* Only between frames; after a broken send the channel refuses by itself. */
 	if (!wire_send(&s->writer, s->chan, WIRE_ABORT, &meta, &ignored))
 		mig_chan_linger(s->chan, ABORT_LINGER_NS);

@@ -51,8 +51,13 @@ struct mig_source {
 	uint64_t sent_normal, sent_zero;
 	bool logging, syncing; /* dirty source started, sync worker runs */
 	bool paused, was_running;
-	uint64_t paused_ns; /* when the pause began */
+	uint64_t paused_ns;     /* when the pause began */
+	uint64_t pause_cost_ns; /* from there to the first of the last pages, as last seen */
+	uint64_t dark_until_ns; /* the source must have committed by then, or the guest goes on */
 };
+
+/* No error, hence positive: the switchover would not have fitted the downtime limit. */
+#define MIG_CALLED_OFF 1
 
 /* ---- source.c ---- */
 
@@ -71,8 +76,8 @@ int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);
 /* Iterate until the rest is predicted to fit the downtime limit. */
 int mig_precopy(struct mig_source *s, struct err *e);
 /*
- * Send everything that is set in the bitmap now. With until_ns (a point of time, 0 = none) -EAGAIN
- * as soon as the rest is predicted to end later; what was not sent is set in the bitmap again.
+ * Send everything that is set in the bitmap now. With until_ns (a point of time, 0 = none)
+ * MIG_CALLED_OFF as soon as the rest is predicted to end later; what was not sent is set in the bitmap again.
  */
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
 /* The downtime if the switchover began now: what is left, and the fixed costs. */
@@ -85,8 +90,8 @@ int mig_precopy_sync(struct mig_source *s, struct err *e);
 /* ---- switchover.c ---- */
 
 /*
- * Pause, last pages, state, handover. 0: the destination owns the guest. -EAGAIN: called off, the
- * guest runs here, go on with precopy. -EINPROGRESS: committed, but no word from the other side.
+ * Pause, last pages, state, handover. 0: the destination owns the guest. MIG_CALLED_OFF: the guest
+ * runs here, go on with precopy. -EINPROGRESS: committed, but no word from the other side.
  * Other errors: not committed; s->paused tells whether the guest has to be resumed.
  */
 int mig_switchover(struct mig_source *s, struct err *e);

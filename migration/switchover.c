@@ -4,8 +4,12 @@
 
 #include "migration/source_state.h"
 
-/* Bounds for a destination that has fallen silent; the guest is dark meanwhile. */
-#define READY_TIMEOUT_NS   (5 * NS_PER_SEC)
+/*
+ * Bounds for a destination that has fallen silent or become slow; the guest is dark meanwhile. Both
+ * count from the pause: by then the source has committed, or its guest goes on here.
+ */
+#define DARK_EXTRA_NS	   (5 * NS_PER_SEC) /* beyond the downtime limit */
+#define CALL_OFF_WAIT_NS   (25 * NS_PER_MS)
 #define RUNNING_TIMEOUT_NS (10 * NS_PER_SEC)
 #define TAIL_MAX	   (64u << 20) /* all sections together */
 
@@ -14,6 +18,9 @@ static int pause_guest(struct mig_source *s, struct err *e)
 	int rc;
 
 	s->paused_ns = clock_mono_ns();
+	s->dark_until_ns = s->paused_ns + DARK_EXTRA_NS +
+			   mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+	mig_chan_set_deadline(s->chan, s->dark_until_ns);
 	s->paused = true; /* even if only some of it stopped */
 	rc = s->cfg.machine.pause(s->cfg.machine.ctx, &s->was_running, e);
 	if (!rc)
@@ -27,16 +34,20 @@ static int pause_guest(struct mig_source *s, struct err *e)
 static int call_off(struct mig_source *s, struct err *e)
 {
 	int rc = s->cfg.machine.resume(s->cfg.machine.ctx, e);
+	uint64_t n;
 
 	if (rc)
 		return rc;
 	s->paused = false;
-	mig_chan_set_idle_timeout(s->chan, MIG_IDLE_TIMEOUT_NS);
+	mig_chan_set_deadline(s->chan, 0);
 	pthread_mutex_lock(&s->lock);
-	s->status.switchovers_called_off++;
+	n = s->status.switchovers_called_off++;
 	pthread_mutex_unlock(&s->lock);
 	mig_source_state(s, MIG_ACTIVE);
-	return -EAGAIN;
+	/* Every attempt costs the guest a little: leave it more and more time in between. */
+	if (mig_stop_wait(&s->stop, -1, 0, CALL_OFF_WAIT_NS << (n < 6 ? n : 6)) == -ECANCELED)
+		return err_set(e, ECANCELED, "cancelled");
+	return MIG_CALLED_OFF;
 }
 
 static void append_frame(struct mig_source *s, struct wbuf *tail, enum wire_type type,
@@ -83,7 +94,7 @@ static int send_state(struct mig_source *s, struct err *e)
 	return rc;
 }
 
-/* -EAGAIN if they would not be out in time for what comes after them to fit the limit. */
+/* MIG_CALLED_OFF if they would not be out in time for what comes after them to fit the limit. */
 static int send_last_pages(struct mig_source *s, struct err *e)
 {
 	uint64_t limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
@@ -92,6 +103,7 @@ static int send_last_pages(struct mig_source *s, struct err *e)
 
 	if (rc)
 		return rc;
+	s->pause_cost_ns = clock_mono_ns() - s->paused_ns;
 	return mig_send_pass(s, s->paused_ns + (limit_ns > after_ns ? limit_ns - after_ns : 0), e);
 }
 
@@ -115,6 +127,10 @@ static int await_ready(struct mig_source *s, struct err *e)
  */
 static int commit(struct mig_source *s, struct err *e)
 {
+	/* Whoever was frozen in between must not commit when nobody expects it any more. */
+	if (clock_mono_ns() > s->dark_until_ns)
+		return err_set(e, ETIMEDOUT, "the switchover took longer than %llu s",
+			       (unsigned long long)((s->dark_until_ns - s->paused_ns) / NS_PER_SEC));
 	pthread_mutex_lock(&s->lock);
 	s->committed = !mig_stop_is_set(&s->stop);
 	pthread_mutex_unlock(&s->lock);
@@ -131,7 +147,7 @@ static int hand_over(struct mig_source *s, struct err *e)
 
 	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
 	put_u64(&meta, s->token);
-	mig_chan_set_idle_timeout(s->chan, RUNNING_TIMEOUT_NS);
+	mig_chan_set_deadline(s->chan, clock_mono_ns() + RUNNING_TIMEOUT_NS);
 	rc = wire_send(&s->writer, s->chan, WIRE_COMMIT, &meta, e);
 	wbuf_free(&meta);
 	if (!rc)
@@ -146,11 +162,10 @@ int mig_switchover(struct mig_source *s, struct err *e)
 
 	mig_source_figures(s); /* what was precopy */
 	mig_source_state(s, MIG_DEVICE);
-	mig_chan_set_idle_timeout(s->chan, READY_TIMEOUT_NS);
 	rc = pause_guest(s, e);
 	if (!rc) {
 		rc = send_last_pages(s, e);
-		if (rc == -EAGAIN)
+		if (rc == MIG_CALLED_OFF)
 			return call_off(s, e);
 	}
 	if (!rc) {

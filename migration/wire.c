@@ -11,7 +11,7 @@ static const char *const type_names[WIRE_TYPES] = {
 	[WIRE_HELLO] = "hello",	    [WIRE_WELCOME] = "welcome", [WIRE_PAGES] = "pages",
 	[WIRE_PASS] = "pass",	    [WIRE_SECTION] = "section", [WIRE_END] = "end",
 	[WIRE_READY] = "ready",	    [WIRE_COMMIT] = "commit",	[WIRE_RUNNING] = "running",
-	[WIRE_FAIL] = "fail",	    [WIRE_ABORT] = "abort",
+	[WIRE_FAIL] = "fail",	    [WIRE_ABORT] = "abort",	[WIRE_PASSED] = "passed",
 };
 
 const char *wire_type_name(unsigned type)
@@ -122,9 +122,12 @@ int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, s
 {
 	uint8_t header[WIRE_HEADER_BYTES];
 	uint32_t crc = 0;
-	int rc;
+	int rc, skipped = 0;
 
 	do {
+		if (skipped++ == WIRE_SKIP_MAX)
+			return err_set(e, EPROTO, "the other side sends nothing but messages that "
+						  "this version does not know");
 		rc = mig_chan_recv(c, header, sizeof(header), e);
 		if (!rc)
 			rc = wire_parse_header(r, header, f, &crc, e);

@@ -28,6 +28,7 @@
 #define WIRE_CHUNK_RUNS	 512 /* runs in one, at most */
 #define WIRE_DATA_MAX	 (WIRE_CHUNK_PAGES * (uint32_t)MEM_PAGE_BYTES)
 #define WIRE_TEXT_MAX	 400
+#define WIRE_SKIP_MAX	 64 /* unknown optional frames in a row */
 #define WIRE_NAME_BYTES	 65
 #define WIRE_MAX_SECTIONS 1024
 
@@ -35,7 +36,7 @@ enum wire_type {
 	WIRE_HELLO = 1,	/* S>D what will be moved */
 	WIRE_WELCOME,	/* D>S agreed */
 	WIRE_PAGES,	/* S>D runs of pages, then their bytes */
-	WIRE_PASS,	/* S>D a pass ended (for the destination's display) */
+	WIRE_PASS,	/* S>D a pass ended here: say when you have come to it */
 	WIRE_SECTION,	/* S>D one piece of state */
 	WIRE_END,	/* S>D that was everything */
 	WIRE_READY,	/* D>S everything is here and loaded */
@@ -43,6 +44,7 @@ enum wire_type {
 	WIRE_RUNNING,	/* D>S it is taken over */
 	WIRE_FAIL,	/* D>S cannot go on, with the reason; nothing was taken over */
 	WIRE_ABORT,	/* S>D the source keeps its guest, with the reason */
+	WIRE_PASSED,	/* D>S everything up to that pass's end is in memory */
 	WIRE_TYPES
 };
 
@@ -127,8 +129,8 @@ struct wire_pages {
 
 void wire_put_pages(struct wbuf *w, const struct wire_pages *p);
 /*
- * Checks everything about it: the block exists, runs lie inside it, and the pages with bytes are as
- * many as sums and data_bytes say.
+ * Checks everything about it: the block exists, runs lie inside it in ascending order without
+ * overlap, and the pages with bytes are as many as sums and data_bytes say.
  */
 int wire_get_pages(struct rbuf *r, const struct mem *m, uint32_t data_bytes, struct wire_pages *p,
 		   struct err *e);
@@ -142,14 +144,14 @@ struct wire_end {
 void wire_put_end(struct wbuf *w, const struct wire_end *m);
 int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e);
 
-/* u64 messages: PASS (pages left), READY (load ns), COMMIT (token), RUNNING (resume ns). */
+/* u64 messages: PASS and PASSED (number), READY (load ns), COMMIT (token), RUNNING (resume ns). */
 int wire_get_one_u64(struct rbuf *r, const char *name, uint64_t *v, struct err *e);
 
 /* FAIL and ABORT: a reason. What comes from the peer is made printable. */
 void wire_put_text(struct wbuf *w, const char *text);
 void wire_get_text(struct rbuf *r, char text[WIRE_TEXT_MAX + 1]);
 
-/* One-way: knowing the hash does not tell the token. */
+/* Against mistakes, not malice: who has the hash can compute the token. */
 uint64_t wire_token_hash(uint64_t token);
 
 #endif

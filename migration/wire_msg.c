@@ -82,7 +82,7 @@ void wire_put_pages(struct wbuf *w, const struct wire_pages *p)
 int wire_get_pages(struct rbuf *r, const struct mem *m, uint32_t data_bytes, struct wire_pages *p,
 		   struct err *e)
 {
-	uint64_t normal = 0;
+	uint64_t normal = 0, next = 0;
 
 	p->block = get_u8(r);
 	p->n_runs = get_u16(r);
@@ -102,6 +102,10 @@ int wire_get_pages(struct rbuf *r, const struct mem *m, uint32_t data_bytes, str
 		    run->n_pages > n_pages - run->first_page)
 			return err_set(e, EPROTO, "the source sent pages outside of %s",
 				       m->blocks[p->block].name);
+		/* No page twice: a small frame must not cause work without end. */
+		if (run->first_page < next)
+			return err_set(e, EPROTO, "malformed pages message: runs out of order");
+		next = run->first_page + run->n_pages;
 		normal += run->zero ? 0 : run->n_pages;
 	}
 	for (uint32_t i = 0; i < p->n_sums; i++)

@@ -166,7 +166,8 @@ static void kick(struct cpu *c)
 static void request(struct cpu *c, enum cpu_want want)
 {
 	pthread_mutex_lock(&c->lock);
-	c->want = want;
+	if (c->want != CPU_QUIT) /* that is for good */
+		c->want = want;
 	if (want != CPU_RUN)
 		kick(c);
 	pthread_cond_broadcast(&c->changed);

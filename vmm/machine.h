@@ -56,6 +56,7 @@ enum machine_event_kind {
 	MACHINE_EVENT_STOP,   /* vCPUs stopped */
 	MACHINE_EVENT_RESUME, /* vCPUs run */
 	MACHINE_EVENT_END,    /* the guest ended (machine_end()) */
+	MACHINE_EVENT_QUIT,   /* the user typed Ctrl-A x; the guest goes on until somebody ends it */
 };
 
 typedef void machine_event_fn(void *ctx, enum machine_event_kind kind);

@@ -85,6 +85,21 @@ static int view_resume(void *ctx, struct err *e)
 	return machine_go(m, RUN_FINISH_MIGRATE, to, e);
 }
 
+static const char *view_fate(void *ctx)
+{
+	switch (machine_state(ctx)) {
+	case RUN_RUNNING:
+		return "the guest keeps running here";
+	case RUN_PRELAUNCH:
+	case RUN_PAUSED:
+		return "the guest stays paused here";
+	case RUN_FINISH_MIGRATE:
+		return "the guest could not be resumed here, it is paused";
+	default:
+		return "the guest has ended";
+	}
+}
+
 /* The order is explained in kvm/vm_state.h. */
 static int view_collect(void *ctx, struct err *e)
 {
@@ -183,6 +198,7 @@ struct mig_machine machine_migration_view(struct machine *m)
 		.ctx = m,
 		.pause = view_pause,
 		.resume = view_resume,
+		.fate = view_fate,
 		.collect = view_collect,
 		.given_away = view_given_away,
 		.apply = view_apply,

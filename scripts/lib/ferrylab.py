@@ -33,6 +33,7 @@ GUESTS = os.environ.get("FERRY_GUESTS", os.path.join(ROOT, "build", "guest"))
 
 START_SECONDS = 10    # from exec to an accepted connection on the control socket
 COMMAND_SECONDS = 10  # from a command to its answer
+GONE_SECONDS = 1      # from a lost connection to the end of its process
 STOP_SECONDS = 5      # from "quit" to the end of the process
 MAX_LINE_BYTES = 1 << 20
 
@@ -71,9 +72,12 @@ def kvm_problem():
 
 
 class Lines:
-    """Lines from and bytes to a UNIX stream socket. `alive` returns why the peer is gone, or None."""
+    """
+    Lines from and bytes to a UNIX stream socket. `alive(wait)` returns why the peer is gone, or None
+    if it is still there after so many seconds.
+    """
 
-    def __init__(self, path, timeout, alive=lambda: None):
+    def __init__(self, path, timeout, alive=lambda _wait: None):
         self.path, self._alive, self._buffer = path, alive, b""
         self._sock = self._connect(time.monotonic() + timeout)
 
@@ -86,7 +90,7 @@ class Lines:
                 return sock
             except OSError as error:
                 sock.close()
-                gone = self._alive()
+                gone = self._alive(0)
                 if gone:
                     raise LabError(gone) from error
                 if time.monotonic() >= deadline:
@@ -96,6 +100,10 @@ class Lines:
     def close(self):
         self._sock.close()
 
+    def _lost(self, otherwise):
+        """Why the connection is lost. A process closes its connections before it has ended."""
+        return self._alive(GONE_SECONDS) or otherwise
+
     def send(self, data, timeout=COMMAND_SECONDS):
         if isinstance(data, str):
             data = data.encode()
@@ -103,7 +111,7 @@ class Lines:
             self._sock.settimeout(timeout)
             self._sock.sendall(data)
         except OSError as error:
-            raise LabError(self._alive() or f"cannot write to {self.path}: {error}") from error
+            raise LabError(self._lost(f"cannot write to {self.path}: {error}")) from error
 
     def line(self, timeout):
         """The next line, without its end; None if there was none in time."""
@@ -120,9 +128,9 @@ class Lines:
             except socket.timeout:
                 return None
             except OSError as error:
-                raise LabError(f"cannot read from {self.path}: {error}") from error
+                raise LabError(self._lost(f"cannot read from {self.path}: {error}")) from error
             if not data:
-                raise LabError(self._alive() or f"{self.path} was closed by the other side")
+                raise LabError(self._lost(f"{self.path} was closed by the other side"))
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.rstrip(b"\r").decode("utf-8", "replace")
@@ -131,7 +139,7 @@ class Lines:
 class Serial(Lines):
     """A guest's serial line. Everything read is kept in `seen`."""
 
-    def __init__(self, path, timeout, alive=lambda: None):
+    def __init__(self, path, timeout, alive=lambda _wait: None):
         super().__init__(path, timeout, alive)
         self.seen = []
 
@@ -164,7 +172,7 @@ class Serial(Lines):
 class Qmp(Lines):
     """A QMP client. Events that come in between are kept in `events`."""
 
-    def __init__(self, path, timeout, alive=lambda: None):
+    def __init__(self, path, timeout, alive=lambda _wait: None):
         super().__init__(path, timeout, alive)
         self.events = []
         self._last_id = 0
@@ -252,14 +260,18 @@ class Ferry:
         with open(self.log_path, encoding="utf-8", errors="replace") as log:
             return log.read()
 
-    def gone(self):
-        """Why the process is no longer there, or None while it runs."""
-        status = self.process.poll()
-        if status is None:
+    def gone(self, wait=0):
+        """Why the process is no longer there, or None while it still runs after `wait` seconds."""
+        try:
+            status = self.process.wait(wait)
+        except subprocess.TimeoutExpired:
             return None
         how = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
         said = self.output.strip()
-        return f"ferry '{self.name}' {how}" + (f": {said}" if said else " and said nothing")
+        text = f"ferry '{self.name}' {how}" + (f": {said}" if said else " and said nothing")
+        if self._serial and self._serial.seen:
+            text += f"; the guest's last line was: {self._serial.seen[-1]}"
+        return text
 
     @property
     def qmp(self):

@@ -70,7 +70,8 @@ def run_migrate(source, uri, prefix):
             process.kill()
             process.wait()
     if status:
-        raise LabError(f"ferry migrate ended with status {status}")
+        gone = source.gone(ferrylab.GONE_SECONDS)
+        raise LabError(f"ferry migrate ended with status {status}" + (f"; {gone}" if gone else ""))
 
 
 def move(lab, uri, options, prefixes=((), ())):

@@ -83,6 +83,7 @@ class Fake:
                 return
             client.sendall(ANSWERS.get(byte, "writer: error\n").encode())
             if byte == b"q":
+                client.shutdown(socket.SHUT_RDWR)
                 time.sleep(0.1)
                 os._exit(1)
 

@@ -51,6 +51,8 @@ class DemoTest(unittest.TestCase):
         status, output = self.demo("die")
         self.assertEqual(status, 1, output)
         self.assertIn("socket was closed", output)
+        self.assertIn("'demo-src' ended with status 9: the fake ferry dies", output)
+        self.assertIn("the guest's last line was: writer: blackout reset", output)
 
 
 class LabTest(unittest.TestCase):
@@ -81,6 +83,14 @@ class LabTest(unittest.TestCase):
         ferry.kill()
         with self.assertRaisesRegex(ferrylab.LabError, "'one' was killed by signal 9"):
             ferry.qmp.execute("query-status")
+
+    def test_slow_end_is_reported(self):
+        """A process that has closed its connections needs a moment to end."""
+        ferry = self.lab.start("one")
+        ferry.serial.expect("^writer: ready", 5)
+        ferry.serial.send("q")  # shuts the connection, then ends
+        with self.assertRaisesRegex(ferrylab.LabError, "ended with status 1.*writer: done ok"):
+            ferry.serial.expect("never", 5)
 
     def test_stop(self):
         ferry = self.lab.start("one")

@@ -158,7 +158,7 @@ END_TEST
 /* ---- threads ---- */
 
 #define RACE_WORDS 2 /* few, so that the count is near zero all the time */
-#define ROUNDS	   200000
+#define ROUNDS     200000
 
 struct race {
 	struct mig_bitmap b;
@@ -214,7 +214,8 @@ START_TEST(two_threads)
 	ck_assert_uint_eq(mig_bitmap_count(&race.b), left);
 	ck_assert_uint_eq(mig_bitmap_added(&race.b), race.set);
 	ck_assert_uint_eq(race.set, race.taken + left);
-	/* Whoever reads the count meanwhile never sees more pages than there are, but for a word. */
+	/* Whoever reads the count meanwhile never sees more pages than there are, but for a word.
+	 */
 	ck_assert_uint_le(race.worst, pages + 64);
 	mig_bitmap_free(&race.b);
 }

@@ -15,7 +15,7 @@
 #include "tests/unit/support/raw.h"
 #include "tests/unit/support/synth_writer.h"
 
-#define BIG	(24u << 20) /* more than two sockets hold */
+#define BIG     (24u << 20) /* more than two sockets hold */
 #define PATIENT (10 * NS_PER_SEC)
 
 static uint8_t sent[BIG], received[BIG];
@@ -26,9 +26,8 @@ static void make_sockets(bool tcp, int fd[2])
 	int lfd;
 
 	if (!tcp) {
-		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
-					    fd),
-				 0);
+		ck_assert_int_eq(
+			socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
 		return;
 	}
 	lfd = raw_listen(uri);
@@ -263,6 +262,29 @@ START_TEST(slow_is_not_dead)
 }
 END_TEST
 
+/* However lively the peer: by the deadline it must be done. */
+START_TEST(deadline)
+{
+	uint64_t begin_ns = clock_mono_ns();
+	struct err e = ERR_INIT;
+	struct mig_chan *c;
+	pthread_t t;
+	int fd[2];
+
+	make_sockets(true, fd);
+	c = open_chan(fd[1], PATIENT);
+	ck_assert_int_eq(pthread_create(&t, NULL, trickle, &fd[0]), 0);
+	mig_chan_set_deadline(c, begin_ns + 350 * NS_PER_MS);
+	ck_assert_int_eq(mig_chan_recv(c, received, 16, &e), -ETIMEDOUT);
+	ck_assert_str_eq(e.msg, "the peer was not done in time");
+	ck_assert_uint_ge(clock_mono_ns() - begin_ns, 350 * NS_PER_MS);
+	ck_assert_uint_lt(clock_mono_ns() - begin_ns, 5 * NS_PER_SEC);
+	(void)pthread_join(t, NULL);
+	mig_chan_close(c);
+	(void)close(fd[0]);
+}
+END_TEST
+
 START_TEST(peer_closes)
 {
 	for (unsigned tcp = 0; tcp < 2; tcp++) {
@@ -473,6 +495,6 @@ START_TEST(linger)
 }
 END_TEST
 
-PAIR_MAIN("chan", 60, whole_pieces, queued, idle_timeout, slow_is_not_dead, peer_closes,
+PAIR_MAIN("chan", 60, whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline, peer_closes,
 	  peer_resets, too_many_pieces, abort_ends_waits, abort_before, close_under_way,
 	  wait_readable, last_words, linger)

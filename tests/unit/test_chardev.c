@@ -525,6 +525,17 @@ START_TEST(stdio_closed)
 }
 END_TEST
 
+static struct termios wait_until_raw(int slave)
+{
+	struct termios t;
+
+	do {
+		(void)usleep(1000);
+		ck_assert_int_eq(tcgetattr(slave, &t), 0);
+	} while (t.c_lflag & ICANON);
+	return t;
+}
+
 START_TEST(stdio_terminal)
 {
 	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), slave;
@@ -544,10 +555,7 @@ START_TEST(stdio_terminal)
 		(void)ioctl(slave, TIOCSCTTY, 0);
 		stdio_child(slave, slave, echo_upper);
 	}
-	do {
-		(void)usleep(1000);
-		ck_assert_int_eq(tcgetattr(slave, &during), 0);
-	} while (during.c_lflag & ICANON);
+	during = wait_until_raw(slave);
 	ck_assert_uint_eq(during.c_lflag & (ECHO | ISIG), 0);
 	ck_assert_int_eq(write(master, "a\x03\x01\x01z", 5), 5);
 	read_exactly(master, "A\x03\x01Z");
@@ -557,6 +565,49 @@ START_TEST(stdio_terminal)
 	ck_assert_uint_eq(after.c_lflag, before.c_lflag);
 	ck_assert_uint_eq(after.c_iflag, before.c_iflag);
 	ck_assert_int_eq(fcntl(slave, F_GETFL) & O_NONBLOCK, 0);
+}
+END_TEST
+
+/* The guest takes nothing until the user has quit; then it gets what was typed ahead, in order. */
+static void read_after_quit(void)
+{
+	size_t n = 0;
+
+	while (!sf.quits)
+		(void)loop_step(sf.loop, 1000);
+	do
+		(void)loop_step(sf.loop, 0);
+	while (uart_in(LSR) & 1 && uart_in(DATA) == 'a' + n++ % 26);
+	uart_out(DATA, n > 4000 && n < 4200 ? 'y' : 'n');
+}
+
+START_TEST(terminal_is_always_read)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), slave;
+	char name[64], many[5000];
+	pid_t pid;
+
+	for (size_t i = 0; i < sizeof(many); i++)
+		many[i] = (char)('a' + i % 26);
+	ck_assert_int_eq(grantpt(master) | unlockpt(master), 0);
+	ck_assert_int_eq(ptsname_r(master, name, sizeof(name)), 0);
+	slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	pid = fork();
+	if (pid == 0) {
+		(void)setsid();
+		(void)ioctl(slave, TIOCSCTTY, 0);
+		stdio_child(slave, slave, read_after_quit);
+	}
+	wait_until_raw(slave);
+	for (size_t at = 0; at < sizeof(many);) {
+		ssize_t n = write(master, many + at, sizeof(many) - at);
+
+		ck_assert_int_gt(n, 0);
+		at += (size_t)n;
+	}
+	ck_assert_int_eq(write(master, "\x01x", 2), 2);
+	read_exactly(master, "y");
+	expect_exit(pid);
 }
 END_TEST
 
@@ -582,7 +633,8 @@ int main(void)
 				      stdio_pipes,
 				      stdio_regular_files,
 				      stdio_closed,
-				      stdio_terminal};
+				      stdio_terminal,
+				      terminal_is_always_read};
 
 	return run_serial_tests("chardev", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -23,7 +23,8 @@ static struct err err;
 
 /* What the server does, one letter each: G greets, A answers (to a command that it reads first),
  * E answers after an event and a reply to another id, R refuses, X sends what is no JSON, L sends a
- * line without an end, H answers in small pieces, C closes, S says nothing more. */
+ * line without an end, H answers in small pieces, T answers with what terminals would act on, C
+ * closes, S says nothing more. */
 static const char *script;
 
 static void put(int fd, const char *text)
@@ -64,13 +65,18 @@ static void step(int fd, char what)
 		put(fd, GREETING);
 	if (what == 'L')
 		flood(fd);
-	if (!strchr("AERXH", what))
+	if (!strchr("AERXHT", what))
 		return;
 	id = read_command(fd);
 	(void)snprintf(text, sizeof(text), "{\"return\": {\"n\": %d}, \"id\": %d}\n", id, id);
 	if (what == 'R')
 		(void)snprintf(text, sizeof(text),
 			       "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, "
+			       "\"id\": %d}\n",
+			       id);
+	if (what == 'T')
+		(void)snprintf(text, sizeof(text),
+			       "{\"return\": {\"a\": [\"\\u001b[2Jx\\u007f\\u009b\xc3\xa9\"]}, "
 			       "\"id\": %d}\n",
 			       id);
 	if (what == 'E')
@@ -194,6 +200,52 @@ START_TEST(failures)
 }
 END_TEST
 
+START_TEST(terminals_are_safe)
+{
+	struct client *c;
+	json_t *ret;
+
+	start("GAT");
+	ck_assert_msg(!connect_client(&c), "%s", err.msg);
+	ck_assert_int_eq(client_call(c, "x", NULL, &ret, &err), 0);
+	ck_assert_str_eq(json_string_value(json_array_get(json_object_get(ret, "a"), 0)),
+			 "?[2Jx???\xc3\xa9");
+	json_decref(ret);
+	client_close(c);
+	pthread_join(server, NULL);
+}
+END_TEST
+
+START_TEST(waits_for_the_end)
+{
+	struct client *c;
+
+	start("GAAC");
+	ck_assert_msg(!connect_client(&c), "%s", err.msg);
+	ck_assert_int_eq(client_call(c, "x", NULL, NULL, &err), 0);
+	ck_assert_int_eq(client_wait_end(c, 5000, &err), 0);
+	ck_assert(client_lost(client_call(c, "x", NULL, NULL, NULL)));
+	client_close(c);
+	pthread_join(server, NULL);
+
+	start("GAAS");
+	ck_assert_msg(!connect_client(&c), "%s", err.msg);
+	ck_assert_int_eq(client_call(c, "x", NULL, NULL, &err), 0);
+	ck_assert_int_eq(client_wait_end(c, WAIT_MS, &err), -ETIMEDOUT);
+	ck_assert_ptr_nonnull(strstr(err.msg, "has not ended"));
+	client_close(c);
+	pthread_join(server, NULL);
+}
+END_TEST
+
+START_TEST(only_utf8)
+{
+	ck_assert_int_eq(client_check_text("unix:/tmp/\xc3\xa9", &err), 0);
+	ck_assert_int_eq(client_check_text("unix:/tmp/\xff", &err), -EINVAL);
+	ck_assert_ptr_nonnull(strstr(err.msg, "UTF-8"));
+}
+END_TEST
+
 START_TEST(nobody)
 {
 	struct client *c;
@@ -218,6 +270,9 @@ int main(void)
 	tcase_set_timeout(t, 20);
 	tcase_add_test(t, calls);
 	tcase_add_loop_test(t, failures, 0, sizeof(failing) / sizeof(failing[0]));
+	tcase_add_test(t, terminals_are_safe);
+	tcase_add_test(t, waits_for_the_end);
+	tcase_add_test(t, only_utf8);
 	tcase_add_test(t, nobody);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);

@@ -233,7 +233,12 @@ START_TEST(lines)
 	p = read_sample(&s, &keep);
 	progress_line(&p, line, sizeof(line));
 	ck_assert_str_eq(line, "active  75%, 256 MiB left, pass 3, 100 MiB/s, dirty 1.00 MiB/s, "
-			       "downtime 20.0 ms, sent 900 MiB");
+			       "would be dark 20.0 ms, sent 900 MiB");
+	p.syncs = 0; /* the first pass: what the guest writes is not known yet */
+	progress_line(&p, line, sizeof(line));
+	ck_assert_str_eq(line,
+			 "active  75%, 256 MiB left, pass 3, 100 MiB/s, would be dark 20.0 ms, "
+			 "sent 900 MiB");
 	progress_line(&p, tiny, sizeof(tiny));
 	ck_assert_uint_eq(strlen(tiny), sizeof(tiny) - 1);
 	json_decref(keep);

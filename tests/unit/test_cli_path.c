@@ -71,6 +71,30 @@ START_TEST(default_places)
 }
 END_TEST
 
+/* The environment of su and sudo may name the directory of another user. */
+START_TEST(runtime_dir_of_this_user)
+{
+	struct ctl_places p;
+
+	ck_assert_int_eq(setenv("XDG_RUNTIME_DIR", runtime_dir, 1), 0);
+	ctl_places_init(&p);
+	ck_assert_str_eq(p.runtime_dir, runtime_dir);
+	ck_assert_int_eq(setenv("XDG_RUNTIME_DIR", in_base("nothing"), 1), 0);
+	ctl_places_init(&p);
+	ck_assert_ptr_null(p.runtime_dir);
+	ck_assert_int_eq(symlink(runtime_dir, in_base("link")), 0);
+	ck_assert_int_eq(setenv("XDG_RUNTIME_DIR", in_base("link"), 1), 0);
+	ctl_places_init(&p);
+	ck_assert_ptr_null(p.runtime_dir);
+	if (geteuid() != 0)
+		return; /* only root can give a directory away */
+	ck_assert_int_eq(chown(runtime_dir, 65534, 65534), 0);
+	ck_assert_int_eq(setenv("XDG_RUNTIME_DIR", runtime_dir, 1), 0);
+	ctl_places_init(&p);
+	ck_assert_ptr_null(p.runtime_dir);
+}
+END_TEST
+
 START_TEST(too_long)
 {
 	char path[CTL_PATH_BYTES], name[CTL_NAME_MAX + 1];
@@ -254,6 +278,7 @@ int main(void)
 	tcase_add_checked_fixture(t, setup, teardown);
 	tcase_set_timeout(t, 20);
 	tcase_add_test(t, default_places);
+	tcase_add_test(t, runtime_dir_of_this_user);
 	tcase_add_test(t, too_long);
 	tcase_add_test(t, directories);
 	tcase_add_test(t, directory_of_another);

@@ -52,8 +52,7 @@ static void mismatch(void (*break_it)(struct synth *), const char *text)
 	pair_send(&p, 300);
 	pair_keeps(&p, MIG_FAILED, text);
 	ck_assert_uint_eq(atomic_load(&p.src->calls[SYNTH_START]), 0);
-	ck_assert(synth_wait(p.dst, WATCH(MIG_NONE)));
-	ck_assert_ptr_nonnull(strstr(synth_status(p.dst).error, text));
+	ck_assert_int_eq(synth_settle(p.dst), MIG_NONE); /* turned away at the door */
 	p.src->machine = machine;
 	memcpy(p.src->sections, sections, sizeof(sections));
 	pair_again(&p);
@@ -158,7 +157,7 @@ START_TEST(source_meets_others)
 END_TEST
 
 /* The answer to the hello is a good frame, but not the right one. */
-static void meet_frame(enum wire_type type, const char *payload, size_t bytes, const char *text)
+static void meet_frame(unsigned type, const char *payload, size_t bytes, const char *text)
 {
 	struct wbuf meta, stream;
 	uint32_t seq = 0;
@@ -185,7 +184,7 @@ START_TEST(source_meets_odd_frames)
 	meet_frame(WIRE_WELCOME, "\1\0\0\0\0\0\0\0\0", 9, "features that were not offered");
 	meet_frame(WIRE_FAIL, "no\nroom\x80", 8, "the destination gave up: no?room?");
 	meet_frame(WIRE_FAIL, "", 0, "the destination gave up: ");
-	meet_frame(WIRE_TYPES, "", 0, "a message (type 12) that this version does not know");
+	meet_frame(999, "", 0, "a message (type 999) that this version does not know");
 }
 END_TEST
 
@@ -208,8 +207,6 @@ END_TEST
 
 static void knock(struct pair *p, const void *data, size_t len, bool half_close)
 {
-	unsigned events = watch_events(&p->dst->watch);
-	char answer[1000];
 	int fd = raw_connect(synth_uri(p->dst));
 
 	ck_assert_int_ge(fd, 0);
@@ -217,10 +214,9 @@ static void knock(struct pair *p, const void *data, size_t len, bool half_close)
 	if (half_close)
 		(void)shutdown(fd, SHUT_WR);
 	if (half_close || len >= WIRE_HEADER_BYTES)
-		(void)raw_recv(fd, answer, sizeof(answer));
+		ck_assert(raw_ended(fd, SYNTH_WAIT_MS));
 	(void)close(fd);
-	ck_assert(watch_wait_events(&p->dst->watch, events + 1, SYNTH_WAIT_MS));
-	ck_assert_int_eq(synth_status(p->dst).state, MIG_NONE);
+	ck_assert_int_eq(synth_settle(p->dst), MIG_NONE);
 }
 
 START_TEST(destination_meets_others)
@@ -234,7 +230,6 @@ START_TEST(destination_meets_others)
 	knock(&p, "", 0, true);
 	knock(&p, "x", 1, false);
 	knock(&p, get, sizeof(get) - 1, false);
-	ck_assert_ptr_nonnull(strstr(synth_status(p.dst).error, "does not speak ferry's"));
 	for (unsigned i = 0; i < sizeof(garbage); i++)
 		garbage[i] = (char)(i * 37 + i / 100);
 	knock(&p, garbage, sizeof(garbage), false);
@@ -326,7 +321,7 @@ START_TEST(last_harvest_fails)
 }
 END_TEST
 
-/* A guest that cannot be resumed stays paused, owned by the source, and the message says so. */
+/* A guest that cannot be resumed stays paused, owned by the source. */
 START_TEST(resume_fails)
 {
 	struct mig_status st;
@@ -338,8 +333,7 @@ START_TEST(resume_fails)
 	pair_send(&p, 2000);
 	ck_assert_int_eq(synth_wait_end(p.src), MIG_FAILED);
 	st = synth_status(p.src);
-	ck_assert_ptr_nonnull(strstr(st.error, "the guest could not be resumed here, it is paused: "
-					       "synthetic failure of resume"));
+	ck_assert_ptr_nonnull(strstr(st.error, "failure of collect; the guest stays paused here"));
 	ck_assert(!p.guest.given_away && !p.guest.taken_over && !p.guest.runs_at_source);
 	pair_down(&p);
 }

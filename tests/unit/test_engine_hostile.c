@@ -200,6 +200,19 @@ START_TEST(pages)
 	run(0, 0, ZERO_RUN(1), 0, page, "malformed pages message");
 	run(0, 0, ZERO_RUN(1), 1, page, "malformed pages message");
 	run(0, 0, 256, 257, WIRE_DATA_MAX, "malformed pages message");
+	/* The same pages again and again in one frame. */
+	s = after_hello();
+	stream_pages(&s, 0, WIRE_CHUNK_RUNS, 0);
+	for (unsigned i = 0; i < WIRE_CHUNK_RUNS; i++)
+		stream_run(&s, 0, ZERO_RUN(STREAM_RAM_PAGES));
+	stream_frame(&s, WIRE_PAGES, 0);
+	stream_refused(&s, "runs out of order");
+	s = after_hello();
+	stream_pages(&s, 0, 2, 0);
+	stream_run(&s, 5, ZERO_RUN(2));
+	stream_run(&s, 4, ZERO_RUN(1));
+	stream_frame(&s, WIRE_PAGES, 0);
+	stream_refused(&s, "runs out of order");
 	/* Counts without their elements. */
 	s = after_hello();
 	stream_pages(&s, 0, 0, 0);

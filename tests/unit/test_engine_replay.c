@@ -4,8 +4,12 @@
  * that is not exactly the one that was sent, and is there for the next source afterwards.
  */
 #include <check.h>
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "tests/unit/support/replay.h"
 
@@ -115,4 +119,72 @@ START_TEST(frames_moved)
 }
 END_TEST
 
-PAIR_MAIN("engine-replay", 120, as_it_was, truncated, flipped, frames_moved)
+static void nobody_is_let_in(void)
+{
+	unsigned tries = 0;
+	int fd;
+
+	while ((fd = raw_connect(synth_uri(r.p.dst))) >= 0 && tries++ < 1000) {
+		(void)close(fd);
+		(void)usleep(1000);
+	}
+	ck_assert_int_lt(fd, 0);
+}
+
+/* All but the commit. */
+static void leave_undecided(void)
+{
+	ck_assert_int_eq(replay_play(&r, r.to_dest.data, commit_at()), MIG_UNDECIDED);
+	ck_assert(!r.p.guest.taken_over);
+}
+
+/* The operator says that the source is dead for good. */
+START_TEST(forced)
+{
+	struct err e = ERR_INIT;
+
+	replay_up(&r);
+	ck_assert_int_eq(mig_dest_decide_forced(r.p.dst->dest, &e), -EINVAL);
+	leave_undecided();
+	ck_assert_int_eq(mig_dest_decide_forced(r.p.dst->dest, NULL), 0);
+	ck_assert(synth_wait(r.p.dst, WATCH(MIG_COMPLETED)));
+	ck_assert(r.p.guest.taken_over && r.p.guest.runs_at_dest);
+	ck_assert_ptr_null(synth_compare(r.p.src, r.p.dst));
+	replay_down(&r);
+}
+END_TEST
+
+/* Decided, but it cannot be run: the only copy there is stays, and nobody else is let in. */
+START_TEST(decided_in_vain)
+{
+	replay_up(&r);
+	leave_undecided();
+	atomic_store(&r.p.dst->fail_at[SYNTH_TAKEN_OVER], 1);
+	ck_assert_int_eq(mig_dest_decide_forced(r.p.dst->dest, NULL), 0);
+	ck_assert(synth_wait(r.p.dst, WATCH(MIG_FAILED)));
+	ck_assert_ptr_nonnull(strstr(synth_status(r.p.dst).error, "failure of taken_over"));
+	ck_assert_ptr_null(synth_compare(r.p.src, r.p.dst));
+	nobody_is_let_in();
+	replay_down(&r);
+}
+END_TEST
+
+/* RAM that cannot be made zero again is no place for another guest: nobody else is let in. */
+START_TEST(cannot_clear)
+{
+	replay_up(&r);
+	/* MADV_DONTNEED is refused then. The sanitizers make mlock() itself do nothing. */
+	if (syscall(SYS_mlock, r.p.dst->mem->blocks[0].hva, PAIR_MIB)) {
+		printf("SKIP cannot lock memory\n");
+		replay_down(&r);
+		return;
+	}
+	ck_assert_int_eq(replay_play(&r, r.to_dest.data, commit_at() - 1), MIG_FAILED);
+	nobody_is_let_in();
+	ck_assert(!r.p.guest.taken_over);
+	replay_down(&r);
+}
+END_TEST
+
+PAIR_MAIN("engine-replay", 120, as_it_was, truncated, flipped, frames_moved, forced,
+	  decided_in_vain, cannot_clear)

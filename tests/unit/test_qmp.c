@@ -282,6 +282,31 @@ START_TEST(malformed_lines)
 }
 END_TEST
 
+/* What is wrong is said in our own words, for people. */
+static const struct {
+	const char *line, *part;
+} reasons[] = {
+	{"[]", "must be an object"},
+	{"[1, 2]", "must be an object"},
+	{"5", "must be an object"},
+	{"{\"execute\": \"a\\u0000b\"}", "the character \\u0000"},
+	{"{\"a\": 1, \"a\": 2}", "twice"},
+	{"\"\xff\"", "not UTF-8"},
+	{"{\"execute\": ", "too early"},
+	{"{,}", "no JSON"},
+	{"{\"id\": 99999999999999999999}", "too big"},
+};
+
+START_TEST(reasons_are_told)
+{
+	negotiated();
+	say(reasons[_i].line);
+	say("\n");
+	expect_error("GenericError", reasons[_i].part);
+	expect_nothing();
+}
+END_TEST
+
 START_TEST(nul_bytes)
 {
 	negotiated();
@@ -496,6 +521,7 @@ int main(void)
 	tcase_add_test(t, arguments);
 	tcase_add_test(t, failures);
 	tcase_add_loop_test(t, malformed_lines, 0, sizeof(malformed) / sizeof(malformed[0]));
+	tcase_add_loop_test(t, reasons_are_told, 0, sizeof(reasons) / sizeof(reasons[0]));
 	tcase_add_test(t, nul_bytes);
 	tcase_add_test(t, pieces);
 	tcase_add_test(t, no_line_ends);

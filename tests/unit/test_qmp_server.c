@@ -190,6 +190,40 @@ START_TEST(too_many)
 }
 END_TEST
 
+/* The server's view of a moment that passes. */
+static void pass_ns(uint64_t ns)
+{
+	(void)usleep((unsigned)(ns / 1000) + 10000);
+}
+
+/* Clients that have never said a word do not lock out those that have something to say. */
+START_TEST(forgotten_make_way)
+{
+	int fds[CTL_MAX_CLIENTS], fd;
+	char buf[4096];
+
+	for (int i = 0; i < CTL_MAX_CLIENTS; i++) {
+		fds[i] = dial();
+		steps(3);
+	}
+	say(fds[0], HELLO); /* the oldest, but it has negotiated */
+	steps(3);
+	pass_ns(CTL_GRACE_NS);
+	for (int i = 1; i <= 3; i++) {
+		fd = dial();
+		say(fd, HELLO "{\"execute\": \"count\"}\n");
+		ck_assert_int_gt(hear(fd, buf, sizeof(buf)), 0);
+		ck_assert_uint_eq(count_of(buf, "\"return\""), 2);
+		(void)hear(fds[i], buf, sizeof(buf)); /* the greeting */
+		ck_assert_int_eq(hear(fds[i], buf, sizeof(buf)), -1);
+		(void)close(fds[i]);
+		fds[i] = fd;
+	}
+	for (int i = 0; i < CTL_MAX_CLIENTS; i++)
+		(void)close(fds[i]);
+}
+END_TEST
+
 /* A client that takes nothing is dropped when its queue is full; the others do not notice. */
 START_TEST(slow_client)
 {
@@ -326,6 +360,7 @@ int main(void)
 	tcase_add_test(t, half_close);
 	tcase_add_test(t, gone_at_once);
 	tcase_add_test(t, too_many);
+	tcase_add_test(t, forgotten_make_way);
 	tcase_add_test(t, slow_client);
 	tcase_add_test(t, lazy_reader);
 	tcase_add_test(t, dropped_in_command);

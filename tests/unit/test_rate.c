@@ -136,7 +136,7 @@ START_TEST(limit_changes)
 	struct mig_limit l = {0};
 	uint64_t now = START, took;
 
-	(void)send_limited(&l, 100000, 10, 10000000, &now);
+	(void)send_limited(&l, 100000, 50, 10000000, &now);
 	took = send_limited(&l, 100000, 100, 100000000, &now);
 	/* At most the old debt (10 ms) and 10 MB at 100 MB/s. */
 	ck_assert_uint_le(took, 115 * NS_PER_MS);

@@ -39,8 +39,7 @@ static int harvest(void *ctx, struct mig_bitmap *into, struct err *e)
 	if (c->fail_from && n >= c->fail_from)
 		return err_set(e, EIO, "no log today");
 	for (uint64_t i = 0; i < c->new_pages; i++, c->next_page++)
-		(void)mig_bitmap_or(into, 0, c->next_page % PAGES / 64,
-				    1ull << c->next_page % 64);
+		(void)mig_bitmap_or(into, 0, c->next_page % PAGES / 64, 1ull << c->next_page % 64);
 	return 0;
 }
 

@@ -33,8 +33,8 @@ static struct rbuf reader_of(const struct wbuf *w, size_t len)
 
 START_TEST(header_bytes)
 {
-	static const uint8_t expected[20] = {'F', 'r', 'r', 'y', 4, 0, 1, 0, 0x2a, 0, 0, 0,
-					     3,	  0,   0,   0,	 0, 0, 0, 0};
+	static const uint8_t expected[20] = {'F', 'r', 'r', 'y', 4, 0, 1, 0, 0x2a, 0,
+					     0,   0,   3,   0,   0, 0, 0, 0, 0,    0};
 	struct wire_writer w = {.seq = 42};
 	struct wire_reader r = {.seq = 42};
 	struct wbuf meta = new_meta();
@@ -321,17 +321,22 @@ START_TEST(pages)
 
 	ck_assert_int_eq(mem_create(&m, MEM_ANON, 4 * PAIR_MIB, &e), 0);
 	for (unsigned i = 0; i < 300; i++) {
-		uint32_t normal = 0, max = i % 10 ? 20 : WIRE_CHUNK_RUNS;
+		uint64_t next = 0;
+		uint32_t normal = 0, room = i % 10 ? 60 : 1; /* pages left out between two runs */
 		struct rbuf r;
 
-		p.n_runs = 1 + (uint32_t)(any() % max);
-		for (uint32_t k = 0; k < p.n_runs; k++) {
-			struct wire_run *run = &p.runs[k];
+		for (p.n_runs = 0; p.n_runs < WIRE_CHUNK_RUNS && next < 1000; p.n_runs++) {
+			struct wire_run *run = &p.runs[p.n_runs];
 
-			run->first_page = any() % 1024;
-			run->n_pages = 1 + (uint32_t)(any() % (1024 - run->first_page));
+			run->first_page = next + any() % room;
+			run->n_pages = 1 + (uint32_t)(any() % (i % 10 ? 20 : 2));
 			run->zero = any() % 2 || normal + run->n_pages > WIRE_CHUNK_PAGES;
 			normal += run->zero ? 0 : run->n_pages;
+			next = run->first_page + run->n_pages;
+		}
+		if (next > 1024) { /* the last one ends behind the block: drop it */
+			p.n_runs--;
+			normal -= p.runs[p.n_runs].zero ? 0 : p.runs[p.n_runs].n_pages;
 		}
 		p.n_sums = normal;
 		for (uint32_t k = 0; k < normal; k++)

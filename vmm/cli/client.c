@@ -117,6 +117,51 @@ static int fill(struct client *c, uint64_t until, struct err *e)
 	}
 }
 
+static bool is_control(const unsigned char *c)
+{
+	/* Those above ASCII have two bytes: terminals know them, too. */
+	return *c < ' ' || *c == 0x7f || (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0);
+}
+
+static int clean_string(json_t *v)
+{
+	char *copy = strdup(json_string_value(v));
+	int rc = copy ? 0 : -ENOMEM;
+
+	for (char *c = copy; c && *c; c++) {
+		if (!is_control((unsigned char *)c))
+			continue;
+		if (*c == (char)0xc2)
+			c[1] = '?';
+		*c = '?';
+	}
+	if (!rc && json_string_set(v, copy))
+		rc = -ENOMEM;
+	free(copy);
+	return rc;
+}
+
+/* Texts of the peer will be printed, and terminals act on control characters. */
+static int clean(json_t *v)
+{
+	const char *key;
+	json_t *item;
+	size_t i;
+	int rc = 0;
+
+	if (json_is_string(v))
+		return clean_string(v);
+	json_array_foreach(v, i, item)
+	{
+		rc = rc ? rc : clean(item);
+	}
+	json_object_foreach(v, key, item)
+	{
+		rc = rc ? rc : clean(item);
+	}
+	return rc;
+}
+
 /* The next message. New reference in *out. */
 static int read_message(struct client *c, json_t **out, uint64_t until, struct err *e)
 {
@@ -138,6 +183,10 @@ static int read_message(struct client *c, json_t **out, uint64_t until, struct e
 	}
 	*out = json_loadb(start, (size_t)(end - start), 0, NULL);
 	c->used += (size_t)(end - start) + 1;
+	if (*out && clean(*out)) {
+		json_decref(*out);
+		return err_sys(e, ENOMEM, "cannot read the answer of %s", c->path);
+	}
 	if (*out)
 		return 0;
 	return err_set(e, EPROTO, "%s sends something that is no JSON: it is no ferry", c->path);
@@ -200,6 +249,38 @@ int client_call(struct client *c, const char *command, json_t *args, json_t **re
 		json_decref(message);
 	}
 	return rc;
+}
+
+int client_check_text(const char *text, struct err *e)
+{
+	json_t *v = json_string(text);
+
+	if (!v)
+		return err_set(e, EINVAL, "an argument is not valid UTF-8: it cannot be sent");
+	json_decref(v);
+	return 0;
+}
+
+bool client_lost(int rc)
+{
+	return rc == -ECONNRESET || rc == -EPIPE;
+}
+
+int client_wait_end(struct client *c, int timeout_ms, struct err *e)
+{
+	uint64_t until = clock_mono_ns() + (unsigned)timeout_ms * NS_PER_MS;
+	struct err ignored = ERR_INIT;
+	int rc;
+
+	do { /* what still comes is of no interest */
+		c->len = c->used = 0;
+		rc = fill(c, until, &ignored);
+	} while (!rc);
+	if (rc == -ETIMEDOUT)
+		return err_set(e, ETIMEDOUT,
+			       "the process of the guest at %s has not ended after %d s", c->path,
+			       timeout_ms / 1000);
+	return 0;
 }
 
 /* ---- connecting ---- */

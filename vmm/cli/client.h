@@ -2,13 +2,15 @@
 /*
  * A QMP client: one connection, one command at a time, every wait bounded.
  *
- * Events that come between are skipped: who wants to follow something asks for its state.
+ * Events that come between are skipped: who wants to follow something asks for its state. The peer
+ * is not trusted with the terminal: control characters in its strings become '?'.
  * Threads: one at a time.
  */
 #ifndef VMM_CLI_CLIENT_H
 #define VMM_CLI_CLIENT_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -26,11 +28,18 @@ struct client;
 int client_open(struct client **out, const char *target, int timeout_ms, struct err *e);
 void client_close(struct client *c);
 
+/* Can the text be sent (is it UTF-8)? -EINVAL with a message. */
+int client_check_text(const char *text, struct err *e);
 /*
  * Send a command and wait for its reply. Steals args (NULL = none). *ret (ret may be NULL) gets a
  * new reference. -EREMOTEIO with the reply's own text if the command was refused, else as above.
  */
 int client_call(struct client *c, const char *command, json_t *args, json_t **ret, struct err *e);
+
+/* Is this error of client_call() the end of the connection: the other process is gone? */
+bool client_lost(int rc);
+/* Wait until the process at the other end has closed the connection. -ETIMEDOUT. */
+int client_wait_end(struct client *c, int timeout_ms, struct err *e);
 
 /* Of the process at the other end; 0 if unknown. */
 pid_t client_pid(const struct client *c);

@@ -8,11 +8,15 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/client.h"
 #include "vmm/cli/progress.h"
+#include "vmm/ctl/qmp.h"
+
+/* It may have to cancel a migration first, which is bounded as well. */
+#define QUIT_WAIT_MS 15000
 
 static const struct opt no_options[] = {{NULL, NULL, NULL, NULL}};
 
-/* One command without arguments to one guest. */
-static int simple(const char *name, const char *qmp, int argc, char *const *argv)
+/* One command without arguments to one guest; wait_end_ms: then wait for the end of its process. */
+static int simple(const char *name, const char *qmp, int wait_end_ms, int argc, char *const *argv)
 {
 	struct client *c = NULL;
 	struct opts_args args;
@@ -25,23 +29,26 @@ static int simple(const char *name, const char *qmp, int argc, char *const *argv
 	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
 	if (!rc)
 		rc = client_call(c, qmp, NULL, NULL, &e);
+	if (!rc && wait_end_ms)
+		rc = client_wait_end(c, wait_end_ms, &e);
 	client_close(c);
 	return rc ? cli_failed(&e) : EXIT_OK;
 }
 
 int cli_stop(int argc, char *const *argv)
 {
-	return simple("stop", "stop", argc, argv);
+	return simple("stop", "stop", 0, argc, argv);
 }
 
 int cli_cancel(int argc, char *const *argv)
 {
-	return simple("cancel", "migrate_cancel", argc, argv);
+	return simple("cancel", "migrate_cancel", 0, argc, argv);
 }
 
+/* Done when the guest's process has let go of everything, its name included. */
 int cli_quit(int argc, char *const *argv)
 {
-	return simple("quit", "quit", argc, argv);
+	return simple("quit", "quit", QUIT_WAIT_MS, argc, argv);
 }
 
 /* ---- cont ---- */
@@ -100,7 +107,9 @@ int cli_cont(int argc, char *const *argv)
 		(void)err_set(&e, EINVAL, "--token and --force do not go together");
 		return cli_usage_error("cont", &e);
 	}
-	rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
+	rc = o.token ? client_check_text(o.token, &e) : 0;
+	if (!rc)
+		rc = client_open(&c, args.arg[0], CLIENT_TIMEOUT_MS, &e);
 	if (!rc)
 		rc = cont(c, &o, &e);
 	client_close(c);
@@ -130,13 +139,14 @@ static const char *text(const json_t *o, const char *key)
 
 static void print_migration(const json_t *migration)
 {
+	const char *role = text(migration, "x-ferry-role");
 	char line[256];
 	struct progress p;
 
 	progress_read(&p, migration);
 	if (!json_object_get(migration, "status"))
 		return;
-	if (!strcmp(text(migration, "x-ferry-role"), "destination"))
+	if (!strcmp(role, "destination"))
 		(void)printf("incoming   %s at %s\n", strcmp(p.status, "none") ? p.status : "waits",
 			     text(migration, "x-ferry-uri"));
 	else
@@ -149,6 +159,8 @@ static void print_migration(const json_t *migration)
 		(void)printf("reason     %s\n", p.error);
 	if (p.token)
 		(void)printf("token      %s\n", p.token);
+	if (!strcmp(p.status, "completed") && strcmp(role, "destination") != 0)
+		progress_summary(&p, stdout);
 }
 
 static void print_status(const struct client *c, const json_t *all)
@@ -182,9 +194,9 @@ static int ask_all(struct client *c, json_t **out, struct err *e)
 	if (!rc)
 		rc = client_call(c, "query-migrate", NULL, &migration, e);
 	if (!rc) {
-		*out = json_pack("{s:s,s:O,s:O,s:i,s:s}", "name", text(name, "name"), "status",
+		*out = json_pack("{s:s,s:O,s:O,s:i,s:o}", "name", text(name, "name"), "status",
 				 status, "migration", migration, "pid", (int)client_pid(c),
-				 "control", client_path(c));
+				 "control", qmp_text(client_path(c)));
 		if (!*out)
 			rc = err_sys(e, ENOMEM, "cannot show the status");
 	}

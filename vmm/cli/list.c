@@ -6,6 +6,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/client.h"
 #include "vmm/ctl/path.h"
+#include "vmm/ctl/qmp.h"
 
 /* A guest that hangs shall not keep the others from being shown. */
 #define LIST_TIMEOUT_MS 1000
@@ -51,10 +52,10 @@ static int look_at(void *ctx, const char *name, const char *path)
 		return 0; /* left behind by a process that was killed */
 	state = json_string_value(json_object_get(status, "status"));
 	item = json_pack(
-		"{s:s,s:s,s:I,s:I,s:i,s:s}", "name", name, "status", state ? state : "no answer",
+		"{s:s,s:s,s:I,s:I,s:i,s:o}", "name", name, "status", state ? state : "no answer",
 		"cpus", json_integer_value(json_object_get(status, "x-ferry-cpus")), "memory-bytes",
 		json_integer_value(json_object_get(status, "x-ferry-memory-bytes")), "pid",
-		c ? (int)client_pid(c) : 0, "control", path);
+		c ? (int)client_pid(c) : 0, "control", qmp_text(path));
 	rc = json_array_append_new(list, item) ? -ENOMEM : 0;
 	json_decref(status);
 	client_close(c);

@@ -14,6 +14,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/client.h"
 #include "vmm/cli/progress.h"
+#include "vmm/ctl/qmp.h"
 
 #define POLL_MS        100  /* how often the guest is asked */
 #define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
@@ -23,7 +24,6 @@
 
 struct migrate_options {
 	bool json;
-	bool has_limit, has_bandwidth;
 	uint64_t limit_ms, bandwidth;
 };
 
@@ -51,7 +51,6 @@ static int set_limit(void *out, const char *value, struct err *e)
 {
 	struct migrate_options *o = out;
 
-	o->has_limit = true;
 	if (number_parse(value, MIG_DOWNTIME_LIMIT_MS_MAX, &o->limit_ms) || !o->limit_ms)
 		return err_set(e, EINVAL, "expected milliseconds from 1 to %d",
 			       MIG_DOWNTIME_LIMIT_MS_MAX);
@@ -62,7 +61,6 @@ static int set_bandwidth(void *out, const char *value, struct err *e)
 {
 	struct migrate_options *o = out;
 
-	o->has_bandwidth = true;
 	if (size_parse(value, &o->bandwidth) || o->bandwidth > INT64_MAX)
 		return err_set(e, EINVAL,
 			       "expected bytes a second with K, M or G, like 100M; 0: no limit");
@@ -87,11 +85,13 @@ static void end_live_line(struct follow *f)
 	(void)fflush(stdout);
 }
 
-static void print_json(struct follow *f, const char *event)
+/* error: NULL, or why this command could not follow the migration to its end. */
+static void print_json(struct follow *f, const char *event, const char *error)
 {
-	json_t *o = json_copy(f->answer);
+	json_t *o = f->answer ? json_copy(f->answer) : json_object();
 
-	if (o && !json_object_set_new(o, "event", json_string(event))) {
+	if (o && !json_object_set_new(o, "event", json_string(event)) &&
+	    (!error || !json_object_set_new(o, "error", qmp_text(error)))) {
 		(void)json_dumpf(o, stdout, JSON_COMPACT);
 		(void)fputc('\n', stdout);
 		(void)fflush(stdout);
@@ -130,7 +130,7 @@ static void show(struct follow *f)
 		return;
 	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
 	if (f->opts->json) {
-		print_json(f, "progress");
+		print_json(f, "progress", NULL);
 		return;
 	}
 	progress_line(&f->now, line, f->terminal ? fitting(sizeof(line)) : sizeof(line));
@@ -165,7 +165,7 @@ static int conclude(struct follow *f)
 
 	end_live_line(f);
 	if (f->opts->json)
-		print_json(f, "done");
+		print_json(f, "done", NULL);
 	if (!strcmp(f->now.status, "completed")) {
 		if (f->cancelling)
 			(void)fprintf(stderr, "ferry: too late to cancel: the guest has moved\n");
@@ -176,7 +176,7 @@ static int conclude(struct follow *f)
 		return EXIT_OK;
 	}
 	if (!strcmp(f->now.status, "cancelled")) {
-		(void)fprintf(stderr, "ferry: cancelled; the guest keeps running here\n");
+		(void)fprintf(stderr, "ferry: %s\n", f->now.error ? f->now.error : "cancelled");
 		return f->cancelling ? EXIT_CANCELLED : EXIT_FAILED;
 	}
 	if (f->now.token) {
@@ -202,11 +202,20 @@ static int ask(struct follow *f, struct err *e)
 	return 0;
 }
 
-/* A signal has come: the first cancels, the next gives up waiting. */
-static int interrupted(struct follow *f, struct err *e)
+/*
+ * A signal has come: the first cancels, the next gives up waiting. But a terminal that is closed is
+ * no wish for anything.
+ */
+static int interrupted(struct follow *f, uint32_t sig, struct err *e)
 {
 	uint64_t now_ns = clock_mono_ns();
 
+	if (sig == SIGHUP)
+		return err_set(
+			e, EINTR,
+			"the terminal is gone; the migration goes on: 'ferry status %s' shows "
+			"it, 'ferry cancel %s' ends it",
+			f->target, f->target);
 	if (f->cancelling && now_ns - f->cancelled_ns < SECOND_MS * NS_PER_MS)
 		return 0;
 	if (f->cancelling)
@@ -225,7 +234,7 @@ static int wait_a_little(struct follow *f, struct err *e)
 	struct signalfd_siginfo info;
 
 	if (poll(&p, 1, POLL_MS) > 0 && read(f->signal_fd, &info, sizeof(info)) == sizeof(info))
-		return interrupted(f, e);
+		return interrupted(f, info.ssi_signo, e);
 	if (f->cancelling && clock_mono_ns() - f->cancelled_ns > CANCEL_WAIT_MS * NS_PER_MS)
 		return err_set(e, ETIMEDOUT,
 			       "the migration was to be cancelled, and is still '%s' after %d s",
@@ -233,69 +242,84 @@ static int wait_a_little(struct follow *f, struct err *e)
 	return 0;
 }
 
-static int set_parameters(struct follow *f, struct err *e)
+/* With the defaults as well: options of an earlier migration shall not stay in force. */
+static json_t *migrate_args(const struct follow *f)
 {
-	const struct migrate_options *o = f->opts;
-	json_t *args = json_object();
-
-	if (!o->has_limit && !o->has_bandwidth) {
-		json_decref(args);
-		return 0;
-	}
-	if ((o->has_limit &&
-	     json_object_set_new(args, "downtime-limit", json_integer((json_int_t)o->limit_ms))) ||
-	    (o->has_bandwidth &&
-	     json_object_set_new(args, "max-bandwidth", json_integer((json_int_t)o->bandwidth)))) {
-		json_decref(args);
-		return err_sys(e, ENOMEM, "cannot set the parameters");
-	}
-	return client_call(f->client, "migrate-set-parameters", args, NULL, e);
+	return json_pack("{s:s,s:I,s:I}", "uri", f->uri, "downtime-limit",
+			 (json_int_t)f->opts->limit_ms, "max-bandwidth",
+			 (json_int_t)f->opts->bandwidth);
 }
 
-static int follow(struct follow *f, int *status, struct err *e)
+/* The other process is gone, and with it what it knew. */
+static int lost(struct err *e)
 {
-	int rc = set_parameters(f, e);
+	(void)err_set(e, ECONNRESET,
+		      "the source process ended before it said how the migration went; look at the "
+		      "destination: ferry status NAME");
+	return EXIT_UNDECIDED;
+}
+
+/* Returns the exit status; *e is set if the end of the migration has not been seen. */
+static int follow(struct follow *f, struct err *e)
+{
+	struct err why = ERR_INIT;
+	int rc = client_call(f->client, "migrate", migrate_args(f), NULL, &why);
 
 	if (!rc)
-		rc = client_call(f->client, "migrate", json_pack("{s:s}", "uri", f->uri), NULL, e);
-	if (!rc)
-		rc = ask(f, e);
+		rc = ask(f, &why);
 	while (!rc && !progress_ended(&f->now)) {
 		show(f);
-		rc = wait_a_little(f, e);
+		rc = wait_a_little(f, &why);
 		if (!rc)
-			rc = ask(f, e);
+			rc = ask(f, &why);
 	}
-	if (!rc)
-		*status = conclude(f);
 	end_live_line(f);
-	json_decref(f->answer);
-	f->answer = NULL;
-	return rc;
+	if (!rc)
+		return conclude(f);
+	if (client_lost(rc))
+		return lost(e);
+	*e = why;
+	return EXIT_FAILED;
 }
 
 static int watch_signals(struct err *e)
 {
+	struct sigaction hangup;
 	sigset_t set;
 	int fd;
 
 	(void)sigemptyset(&set);
 	(void)sigaddset(&set, SIGINT);
 	(void)sigaddset(&set, SIGTERM);
+	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup */
+		(void)sigaddset(&set, SIGHUP);
 	(void)sigprocmask(SIG_BLOCK, &set, NULL);
 	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return fd < 0 ? err_sys(e, errno, "cannot watch for signals") : fd;
 }
 
+static int migrate(struct follow *f, struct err *e)
+{
+	int rc = client_check_text(f->uri, e);
+
+	if (!rc)
+		rc = client_open(&f->client, f->target, CLIENT_TIMEOUT_MS, e);
+	if (!rc) {
+		f->signal_fd = watch_signals(e);
+		rc = f->signal_fd < 0 ? f->signal_fd : 0;
+	}
+	return rc ? EXIT_FAILED : follow(f, e);
+}
+
 int cli_migrate(int argc, char *const *argv)
 {
-	struct migrate_options o = {0};
+	struct migrate_options o = {.limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+				    .bandwidth = MIG_BANDWIDTH_UNLIMITED};
 	struct opts_args args;
 	struct err e = ERR_INIT;
 	struct mig_uri parsed;
 	int status = cli_parse("migrate", migrate_table, argc, argv, 2, &o, &args);
 	struct follow f = {.opts = &o, .signal_fd = -1};
-	int rc;
 
 	if (status >= 0)
 		return status;
@@ -304,16 +328,14 @@ int cli_migrate(int argc, char *const *argv)
 	f.terminal = !o.json && isatty(STDOUT_FILENO);
 	if (mig_uri_parse(f.uri, &parsed, &e))
 		return cli_usage_error("migrate", &e);
-	rc = client_open(&f.client, f.target, CLIENT_TIMEOUT_MS, &e);
-	if (!rc) {
-		f.signal_fd = watch_signals(&e);
-		rc = f.signal_fd < 0 ? f.signal_fd : follow(&f, &status, &e);
-	}
+	status = migrate(&f, &e);
+	if (e.code && o.json)
+		print_json(&f, "done", e.msg);
+	if (e.code)
+		(void)cli_failed(&e);
 	client_close(f.client);
 	if (f.signal_fd >= 0)
 		(void)close(f.signal_fd);
-	if (!rc)
-		return cli_finish(status);
-	status = cli_failed(&e);
-	return f.cancelling ? EXIT_CANCELLED : status;
+	json_decref(f.answer);
+	return cli_finish(status);
 }

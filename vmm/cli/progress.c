@@ -24,6 +24,7 @@ void progress_read(struct progress *p, const json_t *answer)
 	*p = (struct progress){
 		.error = json_string_value(json_object_get(answer, "error-desc")),
 		.token = json_string_value(json_object_get(answer, "x-ferry-token")),
+		.syncs = number(ram, "dirty-sync-count"),
 		.total_ns = number(answer, "x-ferry-total-ns"),
 		.setup_ms = number(answer, "setup-time"),
 		.downtime_ns = number(answer, "x-ferry-downtime-ns"),
@@ -69,7 +70,8 @@ static double ms(uint64_t ns)
 /* What matters most comes first: a narrow terminal shows only the beginning. */
 void progress_line(const struct progress *p, char *out, size_t out_bytes)
 {
-	char left[TEXT], sent[TEXT], rate[TEXT], dirty[TEXT], downtime[TEXT + 16] = "";
+	char left[TEXT], sent[TEXT], rate[TEXT], number_text[TEXT];
+	char dirty[TEXT + 16] = "", dark[TEXT + 16] = "";
 	uint64_t percent = 0;
 
 	if (!p->ram_total) {
@@ -79,14 +81,15 @@ void progress_line(const struct progress *p, char *out, size_t out_bytes)
 	if (p->remaining < p->ram_total)
 		percent = (uint64_t)((double)(p->ram_total - p->remaining) * 100 /
 				     (double)p->ram_total);
+	if (p->syncs) /* before, nothing is known of what the guest writes */
+		(void)snprintf(dirty, sizeof(dirty), ", dirty %s/s",
+			       size_text(p->dirty_bytes_s, number_text, sizeof(number_text)));
 	if (p->predicted_ns)
-		(void)snprintf(downtime, sizeof(downtime), ", downtime %.1f ms",
-			       ms(p->predicted_ns));
+		(void)snprintf(dark, sizeof(dark), ", would be dark %.1f ms", ms(p->predicted_ns));
 	(void)snprintf(out, out_bytes,
-		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s, dirty %s/s%s, sent %s",
-		       p->status, percent, size_text(p->remaining, left, sizeof(left)), p->passes,
-		       size_text(p->bytes_s, rate, sizeof(rate)),
-		       size_text(p->dirty_bytes_s, dirty, sizeof(dirty)), downtime,
+		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s%s%s, sent %s", p->status,
+		       percent, size_text(p->remaining, left, sizeof(left)), p->passes,
+		       size_text(p->bytes_s, rate, sizeof(rate)), dirty, dark,
 		       size_text(p->transferred, sent, sizeof(sent)));
 }
 

@@ -16,7 +16,7 @@ struct progress {
 	uint64_t total_ns, setup_ms, downtime_ns, predicted_ns, predicted_at_switch_ns, limit_ns;
 	uint64_t ram_total, remaining, transferred, normal_pages, zero_pages, page_bytes;
 	uint64_t dirty_bytes_s, bytes_s;
-	uint64_t passes, switchovers_called_off;
+	uint64_t passes, syncs, switchovers_called_off;
 };
 
 void progress_read(struct progress *p, const json_t *answer);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -47,7 +48,7 @@ static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kv
 	if (!rc)
 		rc = priv_drop(become, e);
 	if (!rc)
-		rc = ctl_listen(sock, control, o->name, e);
+		rc = ctl_listen(sock, control, o->control ? NULL : o->name, e);
 	if (rc && *kvm_fd >= 0)
 		(void)close(*kvm_fd);
 	return rc;
@@ -74,8 +75,36 @@ static int create(struct session *s, const struct run_options *o, int kvm_fd, st
 	return machine_create(&s->machine, &cfg, e);
 }
 
+/* Only where somebody has to look for it. */
+static void say_serial(struct machine *m)
+{
+	const char *name = machine_serial_name(m);
+
+	if (!strncmp(name, "pty:", 4) || !strncmp(name, "unix:", 5))
+		log_info("serial port: %s", name);
+}
+
+/* Says what went wrong; what ferry gave up at its start is not obvious to root. */
+static int failed(const struct run_options *o, bool listening, const struct err *e)
+{
+	if (e->code == EACCES && listening && o->uri && !strncmp(o->uri, "tcp:", 4))
+		(void)fprintf(stderr,
+			      "ferry: %s\n(ports below 1024 are closed to ferry, root's as "
+			      "well: choose another)\n",
+			      e->msg);
+	else if (e->code == EACCES && geteuid() == 0)
+		(void)fprintf(stderr,
+			      "ferry: %s\n(as root ferry gives up the right to open other "
+			      "users' files; --user USER runs it as one of them)\n",
+			      e->msg);
+	else
+		return cli_failed(e);
+	return EXIT_FAILED;
+}
+
 static int start(struct session *s, const struct run_options *o, struct err *e)
 {
+	say_serial(s->machine);
 	if (o->uri)
 		return session_incoming(s, o->uri, e);
 	if (o->incoming)
@@ -85,40 +114,56 @@ static int start(struct session *s, const struct run_options *o, struct err *e)
 	return machine_resume(s->machine, e);
 }
 
+/* Returns the exit status. */
 static int run(const struct run_options *o, const sigset_t *signals, struct ctl_socket *sock,
-	       int kvm_fd, int *exit_status, struct err *e)
+	       int kvm_fd)
 {
+	struct err e = ERR_INIT;
 	struct session s;
-	int rc = session_init(&s, o->name, e);
+	int rc, status;
 
+	if (session_init(&s, o->name, &e)) {
+		ctl_unlink(sock);
+		(void)close(sock->fd);
+		return cli_failed(&e);
+	}
+	rc = create(&s, o, kvm_fd, &e);
+	if (!rc)
+		rc = session_watch_signals(&s, signals, &e);
+	if (!rc)
+		rc = session_serve(&s, sock->fd, &e);
 	if (rc)
-		return rc;
-	rc = create(&s, o, kvm_fd, e);
-	if (!rc)
-		rc = session_watch_signals(&s, signals, e);
-	if (!rc)
-		rc = session_serve(&s, sock->fd, e);
-	if (!rc)
-		sock->fd = -1; /* the server's now */
-	if (!rc)
-		rc = start(&s, o, e);
-	if (!rc)
-		*exit_status = session_run(&s);
+		(void)close(sock->fd);
+	else
+		rc = start(&s, o, &e);
+	status = rc ? failed(o, s.server != NULL, &e) : session_run(&s);
+	session_end(&s);
+	ctl_unlink(sock); /* before clients see the end: to them the name is free then */
 	session_free(&s);
-	return rc;
+	return status;
 }
 
 /*
  * The signals that end us are read from a descriptor, so they are blocked before any other thread
- * exists and stay blocked in all of them.
+ * exists and stay blocked in all of them. Those that would stop a job in the background for
+ * touching its terminal are only blocked: a guest shall not stand still for that.
  */
 static void block_signals(sigset_t *signals)
 {
+	struct sigaction hangup;
+	sigset_t stopping;
+
 	(void)sigemptyset(signals);
 	(void)sigaddset(signals, SIGINT);
 	(void)sigaddset(signals, SIGTERM);
-	(void)sigaddset(signals, SIGHUP);
+	(void)sigaddset(signals, SIGQUIT);
+	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup */
+		(void)sigaddset(signals, SIGHUP);
+	(void)sigemptyset(&stopping);
+	(void)sigaddset(&stopping, SIGTTOU);
+	(void)sigaddset(&stopping, SIGTTIN);
 	(void)pthread_sigmask(SIG_BLOCK, signals, NULL);
+	(void)pthread_sigmask(SIG_BLOCK, &stopping, NULL);
 	(void)signal(SIGPIPE, SIG_IGN);
 }
 
@@ -140,7 +185,7 @@ int cli_run(int argc, char *const *argv)
 	struct run_options o;
 	struct ctl_socket sock;
 	sigset_t signals;
-	int kvm_fd, status = EXIT_FAILED;
+	int kvm_fd;
 
 	if (run_options_parse(argc, argv, &o, &e))
 		return cli_usage_error("run", &e);
@@ -150,15 +195,6 @@ int cli_run(int argc, char *const *argv)
 	}
 	block_signals(&signals);
 	if (prepare(&o, &sock, &kvm_fd, &e))
-		return cli_failed(&e);
-	if (run(&o, &signals, &sock, kvm_fd, &status, &e)) {
-		status = cli_failed(&e);
-		if (e.code == EACCES && geteuid() == 0)
-			log_info("(as root ferry gives up the right to open other users' files; "
-				 "--user USER runs it as one of them)");
-	}
-	ctl_unlink(&sock);
-	if (sock.fd >= 0)
-		(void)close(sock.fd);
-	return status;
+		return failed(&o, false, &e);
+	return run(&o, &signals, &sock, kvm_fd);
 }

@@ -11,8 +11,12 @@ static const char *text_arg(const json_t *args, const char *name)
 
 int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
+	struct session *s = ctx;
+	struct mig_params params = s->params;
+	int rc = migrate_params_set(&params, args, e);
+
 	(void)ret; /* "detach" changes nothing: the command never waits */
-	return session_migrate(ctx, text_arg(args, "uri"), e);
+	return rc ? rc : session_migrate(s, text_arg(args, "uri"), &params, e);
 }
 
 int cmd_migrate_incoming(void *ctx, const json_t *args, json_t **ret, struct err *e)

@@ -26,9 +26,11 @@ _Static_assert(CTL_PATH_BYTES == sizeof(((struct sockaddr_un *)0)->sun_path), "s
 void ctl_places_init(struct ctl_places *p)
 {
 	const char *dir = getenv("XDG_RUNTIME_DIR");
+	struct stat st;
 
 	*p = (struct ctl_places){.run_dir = "/run/ferry", .tmp_dir = "/tmp", .uid = geteuid()};
-	if (dir && dir[0] == '/')
+	/* su and sudo may leave another user's in the environment. */
+	if (dir && dir[0] == '/' && !lstat(dir, &st) && S_ISDIR(st.st_mode) && st.st_uid == p->uid)
 		p->runtime_dir = dir;
 }
 
@@ -174,6 +176,9 @@ static int clear_path(const char *path, const char *name, struct err *e)
 	if (!S_ISSOCK(st.st_mode))
 		return err_set(e, EEXIST, "%s is in the way: it exists and is no socket", path);
 	live = is_live(path);
+	if (live > 0 && !name)
+		return err_set(e, EADDRINUSE,
+			       "a guest is running at %s already: choose another --control", path);
 	if (live > 0)
 		return err_set(e, EADDRINUSE,
 			       "a guest named '%s' is running (%s): choose another --name", name,

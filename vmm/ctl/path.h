@@ -2,7 +2,7 @@
 /*
  * Guests' names and where their control sockets lie.
  *
- *	$XDG_RUNTIME_DIR/ferry/NAME.sock	if the variable is set (to an absolute path)
+ *	$XDG_RUNTIME_DIR/ferry/NAME.sock	if that is an absolute path to this user's directory
  *	/run/ferry/NAME.sock			else, for root
  *	/run/ferry/USER/NAME.sock		started by root with --user USER
  *	/tmp/ferry-UID/NAME.sock		else, for others
@@ -61,6 +61,7 @@ struct ctl_socket {
 /*
  * Listen at path with mode 0600. A socket that nobody listens on is replaced. -EADDRINUSE with "a
  * guest named ... is running" if somebody does, -EEXIST if another kind of file is in the way.
+ * name: NULL if the path was not made from one.
  */
 int ctl_listen(struct ctl_socket *out, const char *path, const char *name, struct err *e);
 /* Remove the file if it is still the one that was made. Leaves fd alone. */

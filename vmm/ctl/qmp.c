@@ -139,6 +139,11 @@ void qmp_sent(struct qmp_conn *c, size_t n)
 	memmove(c->out, c->out + n, c->out_len);
 }
 
+bool qmp_negotiated(const struct qmp_conn *c)
+{
+	return c->negotiated;
+}
+
 bool qmp_closing(const struct qmp_conn *c)
 {
 	return c->closing;
@@ -331,11 +336,13 @@ static void forget_line(struct qmp_conn *c)
 	c->in_string = c->escaped = c->tried = false;
 }
 
-/* Try to read c->line. Returns false, without a reply, if it is no JSON object. */
-static bool try_message(struct qmp_conn *c, json_error_t *why)
+/* Try to read c->line. Returns false, without a reply, if it is no JSON (*why) or no object. */
+static bool try_message(struct qmp_conn *c, bool *parsed, json_error_t *why)
 {
-	json_t *message = json_loadb(c->line, c->len, JSON_REJECT_DUPLICATES, why);
+	json_t *message =
+		json_loadb(c->line, c->len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, why);
 
+	*parsed = message != NULL;
 	if (!json_is_object(message)) {
 		json_decref(message);
 		return false;
@@ -345,15 +352,39 @@ static bool try_message(struct qmp_conn *c, json_error_t *why)
 	return true;
 }
 
+/* The parser's own texts speak to programmers. */
+static const char *reason(const json_error_t *why, bool parsed)
+{
+	if (parsed)
+		return "a command must be an object";
+	switch (json_error_code(why)) {
+	case json_error_duplicate_key:
+		return "a key is there twice";
+	case json_error_null_character:
+	case json_error_null_byte_in_key:
+		return "texts must not contain the character \\u0000";
+	case json_error_numeric_overflow:
+		return "a number is too big";
+	case json_error_invalid_utf8:
+		return "it is not UTF-8";
+	case json_error_premature_end_of_input:
+		return "it ends too early";
+	default:
+		return "it is no JSON";
+	}
+}
+
 static void handle_line(struct qmp_conn *c)
 {
-	json_error_t why = {.text = "a command must be an object"};
-	char desc[sizeof(why.text) + 64];
+	json_error_t why = {.position = 0};
+	bool parsed = false;
+	char desc[160];
 
 	if (c->max_depth > QMP_DEPTH_MAX) {
 		emit_error(c, "GenericError", "the message is nested too deeply", NULL);
-	} else if (c->len && !try_message(c, &why)) {
-		(void)snprintf(desc, sizeof(desc), "the message is not valid: %s", why.text);
+	} else if (c->len && !try_message(c, &parsed, &why)) {
+		(void)snprintf(desc, sizeof(desc), "the message is not valid: %s",
+			       reason(&why, parsed));
 		emit_error(c, "GenericError", desc, NULL);
 	}
 	forget_line(c);
@@ -388,6 +419,7 @@ static bool scan(struct qmp_conn *c, char ch)
 static void input_byte(struct qmp_conn *c, char ch)
 {
 	json_error_t why;
+	bool parsed;
 
 	if (ch == '\n') {
 		handle_line(c);
@@ -405,7 +437,7 @@ static void input_byte(struct qmp_conn *c, char ch)
 	/* Some clients send no line ends; others send broken objects and get one reply a line. */
 	if (!scan(c, ch) || c->tried || c->line[0] != '{' || c->max_depth > QMP_DEPTH_MAX)
 		return;
-	if (try_message(c, &why))
+	if (try_message(c, &parsed, &why))
 		forget_line(c);
 	else
 		c->tried = true;

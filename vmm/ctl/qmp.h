@@ -75,6 +75,8 @@ void qmp_event(struct qmp_conn *c, const char *name, const json_t *data);
 const char *qmp_output(const struct qmp_conn *c, size_t *len);
 void qmp_sent(struct qmp_conn *c, size_t n);
 
+/* Has the client said qmp_capabilities? */
+bool qmp_negotiated(const struct qmp_conn *c);
 /* No more input is wanted: close when the output is sent. */
 bool qmp_closing(const struct qmp_conn *c);
 /* The client took too long to take its output (or memory ran out): close now. */

@@ -22,9 +22,10 @@ struct ctl_client {
 	struct ctl_server *server;
 	struct qmp_conn *conn;
 	int fd;
-	uint32_t watched; /* what epoll has been asked for */
-	bool busy;        /* in its own handler, which will see to it */
-	bool deaf;        /* it takes no more; what it said before is still carried out */
+	uint64_t moved_ns; /* when it last took or gave a byte */
+	uint32_t watched;  /* what epoll has been asked for */
+	bool busy;         /* in its own handler, which will see to it */
+	bool deaf;         /* it takes no more; what it said before is still carried out */
 };
 
 struct ctl_server {
@@ -61,9 +62,10 @@ static void flush(struct ctl_client *c)
 		if (!len)
 			return;
 		n = c->deaf ? (ssize_t)len : send(c->fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (n >= 0)
+		if (n >= 0) {
 			qmp_sent(c->conn, (size_t)n);
-		else if (errno == EAGAIN)
+			c->moved_ns = clock_mono_ns();
+		} else if (errno == EAGAIN)
 			return;
 		else if (errno != EINTR)
 			c->deaf = true;
@@ -103,12 +105,14 @@ static bool receive(struct ctl_client *c)
 	char data[READ_BYTES];
 	ssize_t n = recv(c->fd, data, sizeof(data), MSG_DONTWAIT);
 
-	if (n > 0)
+	if (n > 0) {
+		c->moved_ns = clock_mono_ns();
 		qmp_input(c->conn, data, (size_t)n);
-	else if (n == 0)
+	} else if (n == 0) {
 		qmp_input_end(c->conn);
-	else
+	} else {
 		return errno == EAGAIN || errno == EINTR;
+	}
 	return true;
 }
 
@@ -140,6 +144,7 @@ static void add_client(struct ctl_server *s, int fd)
 	}
 	c->server = s;
 	c->fd = fd;
+	c->moved_ns = clock_mono_ns();
 	c->watched = EPOLLIN;
 	if (loop_add(s->loop, fd, EPOLLIN, on_client, c)) {
 		qmp_conn_free(c->conn);
@@ -176,6 +181,22 @@ static void refuse_without_descriptor(struct ctl_server *s)
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
+/* Close the oldest of the clients that seem to have been forgotten. */
+static void make_way(struct ctl_server *s)
+{
+	struct ctl_client *oldest = NULL;
+	uint64_t now_ns = clock_mono_ns();
+
+	for (struct ctl_client *c = s->clients; c; c = c->next) {
+		bool active = qmp_negotiated(c->conn) && !qmp_closing(c->conn);
+
+		if (now_ns - c->moved_ns >= (active ? CTL_SILENCE_NS : CTL_GRACE_NS))
+			oldest = c; /* the list begins with the newest */
+	}
+	if (oldest)
+		close_client(oldest);
+}
+
 static void on_listen(void *ctx, uint32_t events)
 {
 	struct ctl_server *s = ctx;
@@ -186,6 +207,8 @@ static void on_listen(void *ctx, uint32_t events)
 		refuse_without_descriptor(s);
 	if (fd < 0)
 		return;
+	if (s->n_clients >= CTL_MAX_CLIENTS)
+		make_way(s);
 	if (s->n_clients >= CTL_MAX_CLIENTS)
 		refuse(fd);
 	else

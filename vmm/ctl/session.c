@@ -147,6 +147,10 @@ static void machine_happened(struct session *s, enum machine_event_kind kind)
 	case MACHINE_EVENT_END:
 		guest_ended(s);
 		break;
+	case MACHINE_EVENT_QUIT:
+		log_info("ended from the terminal");
+		session_quit(s, s->exit_status, false, QUIT_BY_USER);
+		break;
 	}
 }
 
@@ -187,9 +191,7 @@ static void dest_said(struct session *s, enum mig_state state)
 	mig_dest_status(s->dest, &st);
 	if (state == MIG_COMPLETED)
 		log_info("the guest has arrived");
-	else if (state == MIG_FAILED)
-		log_warn("the guest did not arrive: %s; still waiting at %s", st.error,
-			 mig_dest_uri(s->dest));
+	/* A failure has been logged by the engine, which also knows of strangers. */
 	else if (state == MIG_UNDECIDED)
 		log_warn("the migration is undecided: %s; the source shows a token that lets the "
 			 "guest run here: 'ferry cont %s --token TOKEN'",
@@ -322,7 +324,8 @@ static int check_movable(struct session *s, struct err *e)
 		       machine_state_name(state));
 }
 
-int session_migrate(struct session *s, const char *uri, struct err *e)
+int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
+		    struct err *e)
 {
 	struct mig_source *new;
 	int rc = s->quitting ? err_set(e, EPERM, "this process is about to end")
@@ -342,7 +345,7 @@ int session_migrate(struct session *s, const char *uri, struct err *e)
 		.mem = machine_mem(s->machine),
 		.dirty = machine_dirty_source(s->machine),
 		.machine = machine_migration_view(s->machine),
-		.params = s->params,
+		.params = *params,
 		.on_event = on_source,
 		.event_ctx = s,
 	};
@@ -350,6 +353,7 @@ int session_migrate(struct session *s, const char *uri, struct err *e)
 	if (rc)
 		return rc;
 	s->source = new;
+	s->params = *params;
 	if (!is_local(uri))
 		log_warn("the stream to %s is not encrypted", uri);
 	return 0;
@@ -447,15 +451,24 @@ int session_init(struct session *s, const char *name, struct err *e)
 	return 0;
 }
 
+void session_end(struct session *s)
+{
+	/* What has happened is still told; what happens from here on has nobody to hear it. */
+	if (s->machine)
+		handle_events(s, 0);
+	mig_source_free(s->source);
+	s->source = NULL;
+	mig_dest_free(s->dest);
+	s->dest = NULL;
+	machine_free(s->machine);
+	s->machine = NULL;
+}
+
 void session_free(struct session *s)
 {
 	struct session_event *ev;
 
-	/* What has happened is still told; what happens from here on has nobody to hear it. */
-	handle_events(s, 0);
-	mig_source_free(s->source);
-	mig_dest_free(s->dest);
-	machine_free(s->machine);
+	session_end(s);
 	ctl_server_free(s->server);
 	while ((ev = take_event(s)))
 		free(ev);

@@ -55,7 +55,12 @@ struct session {
 
 /* A session without a machine; session_on_machine can be called from now on. */
 int session_init(struct session *s, const char *name, struct err *e);
-/* Frees the migrations, the machine, the server and the loop, in that order. */
+/*
+ * After session_run(): ends and frees the migrations and the machine. Clients stay connected: to
+ * them the end of the connection means that the guest is gone.
+ */
+void session_end(struct session *s);
+/* session_end(), then the server and the loop. */
 void session_free(struct session *s);
 
 /* The machine's event callback, ctx = the session. */
@@ -71,12 +76,17 @@ int session_run(struct session *s);
 /* Why a session ends, in QMP's words. */
 #define QUIT_BY_CLIENT "host-qmp-quit"
 #define QUIT_BY_SIGNAL "host-signal"
+#define QUIT_BY_USER   "host-ui" /* Ctrl-A x on the terminal */
 
 /* End it. by_guest and reason go into the event SHUTDOWN. */
 void session_quit(struct session *s, int exit_status, bool by_guest, const char *reason);
 
-/* -EBUSY, -EPERM, -EINVAL with the reason; what takes time shows up in the status. */
-int session_migrate(struct session *s, const char *uri, struct err *e);
+/*
+ * -EBUSY, -EPERM, -EINVAL with the reason; what takes time shows up in the status. The parameters
+ * become the session's only if the migration begins: one that is refused changes nothing.
+ */
+int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
+		    struct err *e);
 int session_incoming(struct session *s, const char *uri, struct err *e);
 /* Nothing under way: nothing to do. */
 void session_cancel(struct session *s);

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "vmm/dev/chardev_impl.h"
+#include "vmm/dev/terminal.h"
 
 /* How long chardev_free() waits for a slow peer to take what is queued. */
 #define LAST_CHANCE_NS (200 * NS_PER_MS)
@@ -218,8 +219,7 @@ const char *chardev_name(const struct chardev *c)
 void chardev_restore_terminal(struct chardev *c)
 {
 	if (c->terminal_raw)
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &c->saved_terminal);
-	c->terminal_raw = 0;
+		terminal_restore();
 }
 
 static void last_chance(struct chardev *c)

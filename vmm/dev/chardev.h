@@ -13,7 +13,9 @@
  * fill up: chardev_room() tells, and the user holds back. Where nobody listens (no client of the
  * socket or of the pty) room never ends and the oldest bytes make way.
  *
- * Input is read only as far as the user has room for it, so that no byte is lost.
+ * Input is read only as far as the user has room for it, so that no byte is lost; but a terminal in
+ * raw mode is always read, or Ctrl-A x would do nothing just when the guest takes no input: what is
+ * typed ahead is kept up to a bound, and what is typed past that is dropped.
  *
  * Threads: everything but the handlers may be called from any thread. The handlers run in the
  * loop's thread with no lock of the chardev held, and may call any function here but

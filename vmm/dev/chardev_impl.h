@@ -14,11 +14,12 @@
 #define VMM_DEV_CHARDEV_IMPL_H
 
 #include <pthread.h>
-#include <signal.h>
 #include <sys/types.h>
-#include <termios.h>
 
 #include "vmm/dev/chardev.h"
+
+/* What a raw terminal's user can type ahead of a guest that takes nothing. */
+#define CHARDEV_STASH_BYTES 4096
 
 enum chardev_kind { CHARDEV_NONE, CHARDEV_STDIO, CHARDEV_FILE, CHARDEV_PTY, CHARDEV_UNIX };
 
@@ -40,8 +41,7 @@ struct chardev {
 	dev_t path_dev; /* our socket's file, so that we remove no other */
 	ino_t path_ino;
 	bool path_ours;
-	struct termios saved_terminal;
-	volatile sig_atomic_t terminal_raw;
+	bool terminal_raw; /* standard input is a terminal, in raw mode */
 
 	/* the loop's thread */
 	int listen_fd; /* UNIX socket */
@@ -50,8 +50,8 @@ struct chardev {
 	bool in_watched, in_eof;
 	bool in_always; /* in_fd is a file: always readable, and epoll does not take it */
 	bool in_escape; /* Ctrl-A was typed */
-	size_t stash_at, stash_len; /* input that was read and not taken yet */
-	uint8_t stash[CHARDEV_INPUT_MAX];
+	size_t stash_at, stash_len; /* input that was read and not taken yet: [at, len) */
+	uint8_t stash[CHARDEV_STASH_BYTES];
 
 	pthread_mutex_t lock; /* guards all below */
 	int out_fd;           /* -1: nothing to write to */

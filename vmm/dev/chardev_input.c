@@ -35,28 +35,58 @@ static size_t filter_escapes(struct chardev *c, uint8_t *data, size_t len)
 /* Hand over what was read. True if all of it was taken. */
 static bool deliver(struct chardev *c)
 {
-	size_t left = c->stash_len - c->stash_at;
+	while (c->stash_at < c->stash_len) {
+		size_t left = c->stash_len - c->stash_at;
+		size_t len = left < CHARDEV_INPUT_MAX ? left : CHARDEV_INPUT_MAX;
+		size_t taken = c->user.input(c->user.ctx, c->stash + c->stash_at, len);
 
-	if (left)
-		c->stash_at += c->user.input(c->user.ctx, c->stash + c->stash_at, left);
-	return c->stash_at == c->stash_len;
+		c->stash_at += taken;
+		if (taken < len)
+			return false;
+	}
+	c->stash_at = c->stash_len = 0;
+	return true;
+}
+
+/* Read without waiting. 0: nothing now, or never again, which has been seen to. */
+static size_t read_some(struct chardev *c, uint8_t *to, size_t len)
+{
+	ssize_t n = read(c->in_fd, to, len);
+
+	if (n > 0)
+		return (size_t)n;
+	if (n == 0 || (errno != EAGAIN && errno != EINTR))
+		chardev_input_lost(c);
+	return 0;
+}
+
+/* A raw terminal: read whether or not there is room, for the escape key's sake. */
+static void terminal_ready(struct chardev *c)
+{
+	uint8_t typed[CHARDEV_INPUT_MAX];
+	size_t len = filter_escapes(c, typed, read_some(c, typed, sizeof(typed))), room;
+
+	if (c->stash_at) {
+		c->stash_len -= c->stash_at;
+		memmove(c->stash, c->stash + c->stash_at, c->stash_len);
+		c->stash_at = 0;
+	}
+	room = sizeof(c->stash) - c->stash_len;
+	if (len > room)
+		len = room;
+	memcpy(c->stash + c->stash_len, typed, len);
+	c->stash_len += len;
+	(void)deliver(c);
 }
 
 /* Read at most `room` bytes. False if there is nothing more to come for now. */
 static bool read_input(struct chardev *c, size_t room)
 {
-	size_t len = room < sizeof(c->stash) ? room : sizeof(c->stash);
-	ssize_t n = read(c->in_fd, c->stash, len);
+	size_t n = read_some(c, c->stash, room < CHARDEV_INPUT_MAX ? room : CHARDEV_INPUT_MAX);
 
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return false;
-	if (n <= 0) {
-		chardev_input_lost(c);
-		return false;
-	}
 	c->stash_at = 0;
-	c->stash_len = c->terminal_raw ? filter_escapes(c, c->stash, (size_t)n) : (size_t)n;
-	return true;
+	c->stash_len = n;
+	return n > 0;
 }
 
 /* in_fd has something, or a hang-up (events say which). */
@@ -71,6 +101,10 @@ static void input_ready(void *ctx, uint32_t events)
 		/* Only a hang-up is still waited for. */
 		if (events & (EPOLLHUP | EPOLLERR))
 			chardev_input_lost(c);
+		return;
+	}
+	if (c->terminal_raw) {
+		terminal_ready(c);
 		return;
 	}
 	/* Without room the watch ends: the user calls chardev_want_input() when there is some. */

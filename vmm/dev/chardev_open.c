@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,9 +9,12 @@
 #include <sys/stat.h>
 #include <sys/timerfd.h>
 #include <sys/un.h>
+#include <termios.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "vmm/dev/chardev_impl.h"
+#include "vmm/dev/terminal.h"
 
 static int set_name(struct chardev *c, const char *prefix, const char *path, struct err *e)
 {
@@ -33,22 +37,6 @@ static void ignore_sigpipe(void)
 
 /* --- standard input and output --- */
 
-/* Typed bytes arrive at once and unchanged, Ctrl-C too. Output keeps its newline translation. */
-static void make_terminal_raw(struct chardev *c)
-{
-	struct termios t;
-
-	if (tcgetattr(STDIN_FILENO, &c->saved_terminal))
-		return;
-	t = c->saved_terminal;
-	t.c_iflag &= (tcflag_t) ~(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
-	t.c_lflag &= (tcflag_t) ~(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-	t.c_cc[VMIN] = 1;
-	t.c_cc[VTIME] = 0;
-	if (!tcsetattr(STDIN_FILENO, TCSANOW, &t))
-		c->terminal_raw = 1;
-}
-
 static void open_stdin(struct chardev *c)
 {
 	if (fcntl(STDIN_FILENO, F_GETFD) < 0)
@@ -57,7 +45,9 @@ static void open_stdin(struct chardev *c)
 		/* A background job that touches its terminal is stopped. */
 		if (tcgetpgrp(STDIN_FILENO) != getpgrp())
 			return;
-		make_terminal_raw(c);
+		c->terminal_raw = terminal_make_raw();
+		if (c->terminal_raw)
+			log_info("Ctrl-A x ends the guest");
 	}
 	c->in_fd = STDIN_FILENO;
 }

@@ -7,8 +7,7 @@
 
 void pair_up(struct pair *p, uint64_t ram_bytes, uint64_t seed)
 {
-	struct synth_config cfg = {
-		.ram_bytes = ram_bytes, .seed = seed, .initially_set = seed % 2};
+	struct synth_config cfg = {.ram_bytes = ram_bytes, .seed = seed, .initially_set = seed % 2};
 
 	synth_guest_init(&p->guest);
 	p->src = synth_source(&p->guest, &cfg);

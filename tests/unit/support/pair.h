@@ -33,12 +33,12 @@ void pair_again(struct pair *p);
 /* A suite of one case with these tests; to be returned from main(). */
 typedef const struct TTest *pair_test;
 int pair_main(const char *name, const pair_test *tests, unsigned n, unsigned timeout_s);
-#define PAIR_MAIN(name, timeout_s, ...)                                                            \
-	int main(void)                                                                             \
-	{                                                                                          \
-		const pair_test tests[] = {__VA_ARGS__};                                           \
-                                                                                                   \
-		return pair_main(name, tests, sizeof(tests) / sizeof(tests[0]), timeout_s);        \
+#define PAIR_MAIN(name, timeout_s, ...)                                                     \
+	int main(void)                                                                      \
+	{                                                                                   \
+		const pair_test tests[] = {__VA_ARGS__};                                    \
+                                                                                            \
+		return pair_main(name, tests, sizeof(tests) / sizeof(tests[0]), timeout_s); \
 	}
 
 #endif

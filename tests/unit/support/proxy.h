@@ -21,7 +21,7 @@ enum proxy_way { PROXY_TO_DEST, PROXY_TO_SOURCE, PROXY_WAYS };
 struct proxy {
 	pthread_t thread;
 	int listen_fd, stop_fd;
-	char uri[64];	  /* where sources connect */
+	char uri[64];     /* where sources connect */
 	char target[128]; /* the destination's URI */
 	/* of the next connection; read when it is accepted */
 	uint64_t cut_at[PROXY_WAYS];

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,6 +78,18 @@ size_t raw_recv(int fd, void *data, size_t room)
 		got += (size_t)n;
 	}
 	return got;
+}
+
+bool raw_ended(int fd, int timeout_ms)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	char dropped[4096];
+
+	while (poll(&p, 1, timeout_ms) > 0) {
+		if (recv(fd, dropped, sizeof(dropped), MSG_DONTWAIT) <= 0)
+			return true;
+	}
+	return false;
 }
 
 static void *server(void *arg)

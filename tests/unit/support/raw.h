@@ -23,6 +23,9 @@ void raw_send(int fd, const void *data, size_t len);
 /* Receive until the end or until `room` is full; how much. */
 size_t raw_recv(int fd, void *data, size_t room);
 
+/* Drop what comes, for at most so long; true: the other side has closed, nothing comes any more. */
+bool raw_ended(int fd, int timeout_ms);
+
 /* A server for one connection: reads so much, answers, reads on until the end. */
 struct raw_server {
 	pthread_t thread;

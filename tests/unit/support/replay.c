@@ -2,6 +2,8 @@
 #include "tests/unit/support/replay.h"
 
 #include <check.h>
+#include <poll.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -43,19 +45,61 @@ void replay_listen(struct replay *r)
 	r->p.guest.no_source = true;
 }
 
+/* The reason in the FAIL message among these, if there is one. */
+static void find_reason(struct replay *r, const uint8_t *answer, size_t len)
+{
+	struct raw_frame frames[REPLAY_FRAMES];
+	unsigned n = raw_frames(answer, len, frames, REPLAY_FRAMES);
+	char text[WIRE_TEXT_MAX + 1];
+	struct rbuf meta;
+
+	if (!n || frames[n - 1].f.type != WIRE_FAIL)
+		return;
+	rbuf_init(&meta, ORDER_LITTLE, answer + frames[n - 1].at + WIRE_HEADER_BYTES,
+		  frames[n - 1].f.meta_bytes);
+	wire_get_text(&meta, text);
+	(void)snprintf(r->reason, sizeof(r->reason), "%s", text);
+}
+
+/* The attempt is over when its connection is closed, or when it is undecided. */
+static void wait_for_end(struct replay *r, int fd)
+{
+	uint64_t end_ns = clock_mono_ns() + SYNTH_WAIT_MS * NS_PER_MS;
+	struct watch *w = &r->p.dst->watch;
+	uint8_t answer[4096];
+	size_t len = 0;
+
+	while (clock_mono_ns() < end_ns && !watch_wait(w, WATCH(MIG_UNDECIDED), 0)) {
+		struct pollfd p = {.fd = fd, .events = POLLIN};
+		ssize_t n = poll(&p, 1, 1);
+
+		if (!n)
+			continue;
+		n = recv(fd, answer + len, sizeof(answer) - len, MSG_DONTWAIT);
+		if (n <= 0)
+			break;
+		len += (size_t)n;
+	}
+	find_reason(r, answer, len);
+}
+
 enum mig_state replay_play(struct replay *r, const void *data, size_t len)
 {
 	struct synth *dst = r->p.dst;
-	unsigned events = watch_events(&dst->watch);
 	int fd = raw_connect(synth_uri(dst));
+	enum mig_state state;
 
 	ck_assert_int_ge(fd, 0);
+	r->reason[0] = '\0';
 	raw_send(fd, data, len);
 	(void)shutdown(fd, SHUT_WR);
-	ck_assert(watch_wait_more(&dst->watch, WATCH(MIG_NONE) | WATCH_ENDED, events + 1,
-				  SYNTH_WAIT_MS));
+	wait_for_end(r, fd);
 	(void)close(fd);
-	return synth_status(dst).state;
+	state = synth_settle(dst);
+	ck_assert_int_ne(state, MIG_SETUP);
+	if (!r->reason[0]) /* over a broken connection the source cannot be told */
+		(void)snprintf(r->reason, sizeof(r->reason), "%s", synth_status(dst).error);
+	return state;
 }
 
 void replay_still_good(struct replay *r)

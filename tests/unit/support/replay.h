@@ -9,15 +9,17 @@
 #include "tests/unit/support/pair.h"
 #include "tests/unit/support/raw.h"
 
-#define REPLAY_FRAMES	  64
+#define REPLAY_FRAMES     64
 #define REPLAY_FIRST_PAGE 3 /* the source's pages that are not zero */
-#define REPLAY_PAGES	  6
+#define REPLAY_PAGES      6
 
 struct replay {
 	struct pair p; /* src: the guest that was recorded; dst: what plays are for */
 	struct wbuf to_dest, to_source;
 	struct raw_frame frames[REPLAY_FRAMES]; /* of to_dest */
 	unsigned n_frames;
+	char reason[ERR_MSG_BYTES]; /* why the last play failed: as told to the source, or locally
+				     */
 };
 
 /* Move a guest with 1 MiB of RAM once and keep every byte; then a fresh destination listens. */

@@ -9,7 +9,7 @@
 #include "tests/unit/support/replay.h"
 
 #define STREAM_RAM_PAGES 256 /* of the recorded guest */
-#define STREAM_SECTIONS	 4
+#define STREAM_SECTIONS  4
 
 #define ZERO_RUN(n) ((n) | 1u << 31) /* a run's page count: these are zero */
 

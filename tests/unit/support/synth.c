@@ -71,11 +71,11 @@ static void fill_state(struct synth *s)
 /* ---- counting, delays, faults ---- */
 
 static const char *const call_names[SYNTH_CALLS] = {
-	[SYNTH_START] = "start",	   [SYNTH_HARVEST] = "harvest",
-	[SYNTH_PROTECT] = "protect",	   [SYNTH_STOP] = "stop",
-	[SYNTH_PAUSE] = "pause",	   [SYNTH_RESUME] = "resume",
-	[SYNTH_COLLECT] = "collect",	   [SYNTH_GIVEN_AWAY] = "given_away",
-	[SYNTH_APPLY] = "apply",	   [SYNTH_TAKEN_OVER] = "taken_over",
+	[SYNTH_START] = "start",     [SYNTH_HARVEST] = "harvest",
+	[SYNTH_PROTECT] = "protect", [SYNTH_STOP] = "stop",
+	[SYNTH_PAUSE] = "pause",     [SYNTH_RESUME] = "resume",
+	[SYNTH_COLLECT] = "collect", [SYNTH_GIVEN_AWAY] = "given_away",
+	[SYNTH_APPLY] = "apply",     [SYNTH_TAKEN_OVER] = "taken_over",
 };
 
 static int enter(struct synth *s, enum synth_call call, struct err *e)
@@ -233,6 +233,17 @@ static int machine_resume(void *ctx, struct err *e)
 	return 0;
 }
 
+static const char *machine_fate(void *ctx)
+{
+	struct synth *s = ctx;
+	bool running;
+
+	pthread_mutex_lock(&s->lock);
+	running = s->running;
+	pthread_mutex_unlock(&s->lock);
+	return running ? "the guest keeps running here" : "the guest stays paused here";
+}
+
 static int machine_collect(void *ctx, struct err *e)
 {
 	struct synth *s = ctx;
@@ -315,6 +326,7 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 	s->machine = (struct mig_machine){.ctx = s,
 					  .pause = machine_pause,
 					  .resume = machine_resume,
+					  .fate = machine_fate,
 					  .collect = machine_collect,
 					  .given_away = machine_given_away,
 					  .apply = machine_apply,

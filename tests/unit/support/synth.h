@@ -46,7 +46,7 @@ enum synth_call {
 struct synth_guest {
 	pthread_mutex_t lock;
 	bool runs_at_source, runs_at_dest, given_away, taken_over;
-	bool no_source; /* a raw client plays the source */
+	bool no_source;                  /* a raw client plays the source */
 	_Atomic(const char *) violation; /* the first rule that was broken */
 };
 
@@ -150,11 +150,18 @@ void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t
 /* The destination's address. */
 const char *synth_uri(const struct synth *dst);
 
-/* Wait until the migration is in one of the states (WATCH(MIG_x) | ...); false after a long time. */
+/* Wait until the migration is in one of the states (WATCH(MIG_x) | ...); false after a long time.
+ */
 bool synth_wait(struct synth *s, unsigned states);
 /* Wait for the source's end; which one it was. */
 enum mig_state synth_wait_end(struct synth *src);
 struct mig_status synth_status(struct synth *s);
+/*
+ * Wait until the destination is through with the sources that have connected so far; the state it
+ * is in then. Somebody whom it turns away at the door makes no event: another one knocks and waits
+ * for its turn.
+ */
+enum mig_state synth_settle(struct synth *dst);
 
 /* NULL, or what differs. Neither guest may run. */
 const char *synth_compare(const struct synth *a, const struct synth *b);

@@ -5,14 +5,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/unit/support/raw.h"
 #include "tests/unit/support/synth.h"
 #include "tests/unit/support/synth_writer.h"
 
 #define WORDS_PER_PAGE (MEM_PAGE_BYTES / sizeof(uint64_t))
-#define BURST	       16 /* writes between two pauses for breath */
+#define BURST          16 /* writes between two pauses for breath */
 
 /* ---- RAM ---- */
 
@@ -260,10 +262,25 @@ enum mig_state synth_wait_end(struct synth *src)
 	return synth_status(src).state;
 }
 
+enum mig_state synth_settle(struct synth *dst)
+{
+	uint64_t end_ns = clock_mono_ns() + SYNTH_WAIT_MS * NS_PER_MS;
+	int fd = raw_connect(synth_uri(dst));
+	bool through = fd < 0;
+
+	if (fd >= 0)
+		(void)shutdown(fd, SHUT_WR);
+	while (!through && clock_mono_ns() < end_ns)
+		through = raw_ended(fd, 1) ||
+			  watch_wait(&dst->watch, WATCH(MIG_UNDECIDED) | WATCH(MIG_COMPLETED), 0);
+	if (fd >= 0)
+		(void)close(fd);
+	return through ? synth_status(dst).state : MIG_SETUP;
+}
+
 /* By hand, so that the thread sanitizer does not keep notes about gigabytes. */
-__attribute__((no_sanitize("thread"))) static uint64_t first_difference(const uint64_t *a,
-									const uint64_t *b,
-									uint64_t n)
+__attribute__((no_sanitize("thread"))) static uint64_t
+first_difference(const uint64_t *a, const uint64_t *b, uint64_t n)
 {
 	uint64_t i = 0;
 

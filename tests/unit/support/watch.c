@@ -51,14 +51,13 @@ void watch_event(void *ctx, const struct mig_event *ev)
 }
 
 struct wish {
-	unsigned mask, events;
+	unsigned mask;
 	uint64_t pass;
 };
 
 static bool granted(const struct watch *w, const struct wish *wish)
 {
-	return (!wish->mask || (w->events && wish->mask & WATCH(w->last))) &&
-	       w->events >= wish->events && w->pass >= wish->pass;
+	return (!wish->mask || (w->events && wish->mask & WATCH(w->last))) && w->pass >= wish->pass;
 }
 
 static bool wait_for(struct watch *w, const struct wish *wish, uint64_t timeout_ms)
@@ -80,29 +79,9 @@ bool watch_wait(struct watch *w, unsigned mask, uint64_t timeout_ms)
 	return wait_for(w, &(struct wish){.mask = mask}, timeout_ms);
 }
 
-bool watch_wait_events(struct watch *w, unsigned n, uint64_t timeout_ms)
-{
-	return wait_for(w, &(struct wish){.events = n}, timeout_ms);
-}
-
-bool watch_wait_more(struct watch *w, unsigned mask, unsigned n, uint64_t timeout_ms)
-{
-	return wait_for(w, &(struct wish){.mask = mask, .events = n}, timeout_ms);
-}
-
 bool watch_wait_pass(struct watch *w, uint64_t pass, uint64_t timeout_ms)
 {
 	return wait_for(w, &(struct wish){.pass = pass}, timeout_ms);
-}
-
-unsigned watch_events(struct watch *w)
-{
-	unsigned n;
-
-	pthread_mutex_lock(&w->lock);
-	n = w->events;
-	pthread_mutex_unlock(&w->lock);
-	return n;
 }
 
 bool watch_saw(struct watch *w, const enum mig_state *states, unsigned n)

@@ -9,9 +9,10 @@
 
 #include "migration/migration.h"
 
-#define WATCH(state)   (1u << (state))
-#define WATCH_MAX      64
-#define WATCH_ENDED    (WATCH(MIG_COMPLETED) | WATCH(MIG_FAILED) | WATCH(MIG_CANCELLED) | WATCH(MIG_UNDECIDED))
+#define WATCH(state) (1u << (state))
+#define WATCH_MAX    64
+#define WATCH_ENDED \
+	(WATCH(MIG_COMPLETED) | WATCH(MIG_FAILED) | WATCH(MIG_CANCELLED) | WATCH(MIG_UNDECIDED))
 
 struct watch {
 	pthread_mutex_t lock;
@@ -29,13 +30,8 @@ void watch_reset(struct watch *w);
 mig_event_fn watch_event;
 /* Wait until the last state told is one of the mask. */
 bool watch_wait(struct watch *w, unsigned mask, uint64_t timeout_ms);
-/* Wait until so many state changes were told in all. */
-bool watch_wait_events(struct watch *w, unsigned n, uint64_t timeout_ms);
-/* Both: so many state changes, and the last one is one of the mask. */
-bool watch_wait_more(struct watch *w, unsigned mask, unsigned n, uint64_t timeout_ms);
 /* Wait until this pass has begun. */
 bool watch_wait_pass(struct watch *w, uint64_t pass, uint64_t timeout_ms);
-unsigned watch_events(struct watch *w);
 /* Were these the states, in this order, n of them? */
 bool watch_saw(struct watch *w, const enum mig_state *states, unsigned n);
 
