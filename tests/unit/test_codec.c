@@ -231,7 +231,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		both_orders, writer_bound, writer_grows, writer_texts, writer_goes_back,
+		both_orders, writer_bound, writer_grows, writer_texts,
 		reader_ends, reader_texts, crc,          errors};
 	Suite *s = suite_create("codec");
 	TCase *tc = tcase_create("codec");
