@@ -260,8 +260,8 @@ static bool end_threads(struct machine *m)
 	uint64_t deadline = clock_mono_ns() + MACHINE_WAIT_NS;
 
 	/*
-	 * From here on no guest ends any more: a vCPU or the I/O thread that is just about to say so
-	 * would reach for vCPUs that are being freed.
+	 * From here on no guest ends any more: a vCPU or the I/O thread that is just about to say
+	 * so would reach for vCPUs that are being freed.
 	 */
 	pthread_mutex_lock(&m->lock);
 	m->state = RUN_SHUTDOWN;

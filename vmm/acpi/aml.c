@@ -25,6 +25,7 @@
 #define MEMORY_WRITABLE 0x01
 #define INT_CONSUMER    0x01
 #define INT_EDGE        0x02
+#define INT_SHARED      0x08
 
 /*
  * A package length counts from its own first byte. It is written in its form of three bytes
@@ -187,7 +188,7 @@ void aml_interrupt(struct wbuf *w, uint32_t gsi, bool edge)
 {
 	put_u8(w, RES_INTERRUPT);
 	put_u16(w, 6);
-	put_u8(w, (uint8_t)(INT_CONSUMER | (edge ? INT_EDGE : 0)));
+	put_u8(w, (uint8_t)(INT_CONSUMER | (edge ? INT_EDGE : INT_SHARED)));
 	put_u8(w, 1);
 	put_u32(w, gsi);
 }

@@ -37,7 +37,7 @@ void aml_io_ports(struct wbuf *w, uint16_t first, uint8_t count);
 /* An ISA interrupt, 0 to 15: edge-triggered, active high, not shared. */
 void aml_isa_irq(struct wbuf *w, unsigned irq);
 void aml_memory32(struct wbuf *w, uint32_t base, uint32_t size);
-/* Active high, not shared. */
+/* Active high; a level-triggered one may be shared. */
 void aml_interrupt(struct wbuf *w, uint32_t gsi, bool edge);
 
 #endif

@@ -75,7 +75,7 @@ static void pm_out_byte(void *dev, uint16_t port, uint8_t value)
 	pthread_mutex_lock(&p->lock);
 	switch (at / 2) {
 	case 0:
-		p->st.status &= (uint16_t)~((unsigned)value << shift);
+		p->st.status &= (uint16_t) ~((unsigned)value << shift);
 		break;
 	case 1:
 		p->st.enable = merge(p->st.enable, value, shift, ENABLE_BITS);

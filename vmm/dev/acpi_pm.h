@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ACPI's fixed registers (ACPI 6.4, section 4.8.3) at ports 0x600 to 0x605, and its interrupt (SCI),
- * GSI 9, level-triggered, active high: power-off and the power button. The FADT (vmm/acpi/acpi.h)
- * points here; its reset register is vmm/dev/reset.h's.
+ * ACPI's fixed registers (ACPI 6.4, section 4.8.3) at ports 0x600 to 0x605, and its interrupt
+ * (SCI), GSI 9, level-triggered, active high: power-off and the power button. The FADT
+ * (vmm/acpi/acpi.h) points here; its reset register is vmm/dev/reset.h's.
  *
  *   0x600 u16  PM1 status: bit 8, the button was pressed; a written 1 clears
  *   0x602 u16  PM1 enable: bits 0, 5, 8, 9, 10; the interrupt is on while status & enable
- *   0x604 u16  PM1 control: bit 0 reads as 1 (ACPI mode), bits 10 to 12 sleep type, a written bit 13
- *              sleeps. Type 5 is power-off; there is no other sleep
+ *   0x604 u16  PM1 control: bit 0 reads as 1 (ACPI mode), bits 10 to 12 sleep type, a written bit
+ * 13 sleeps. Type 5 is power-off; there is no other sleep
  *
  * Threads: any; it has its own lock, under which irq.set() is called. on_power_off() runs in the
  * vCPU's thread, with no lock held.

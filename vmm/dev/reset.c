@@ -7,9 +7,9 @@
 
 #include "vmm/dev/bytes.h"
 
-#define KBC_DATA     0x60
-#define KBC_COMMAND  0x64
-#define CONTROL_CPU  0x04 /* 0 to 1 resets */
+#define KBC_DATA    0x60
+#define KBC_COMMAND 0x64
+#define CONTROL_CPU 0x04 /* 0 to 1 resets */
 
 #define STATUS_OUTPUT_FULL 0x01
 #define STATUS_SYSTEM      0x04 /* self-test passed, says the command byte */
