@@ -5,8 +5,8 @@
     quirks.py TREE
 
 Such a KVM (software shadow paging, no VMX or SVM) runs ring 3 natively and emulates ring 0, where it
-lacks some instructions. The edits below avoid those, or what is very slow there. They do no harm on
-hardware KVM. Each must find its place exactly as often as it says: a source that looks
+lacks some instructions. The edits below avoid those, or what is very slow there, and one mends ACPI in
+a kernel without PCI. They do no harm on hardware KVM. Each must find its place exactly as often as it says: a source that looks
 different is an error, and then the tree is left alone.
 """
 
