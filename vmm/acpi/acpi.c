@@ -40,22 +40,25 @@
 #define CPU_ENABLED        1
 #define ACTIVE_HIGH_LEVEL  0x0d
 
-#define FADT_REVISION      6
-#define FADT_MINOR         4
-#define FADT_BYTES         276
-#define BOOT_LEGACY        0x0001 /* devices on an ISA bus; no keyboard controller to probe for */
-#define BOOT_NO_VGA        0x0004
-#define FLAG_WBINVD        (1u << 0)
-#define FLAG_C1            (1u << 2)
-#define FLAG_NO_SLEEP_FIX  (1u << 5)
-#define FLAG_NO_RTC_FIX    (1u << 6)
-#define FLAG_RESET         (1u << 10)
-#define NO_C2              101 /* latencies that mean: not supported */
-#define NO_C3              1001
-#define SPACE_IO           1
-#define ACCESS_BYTE        1
-#define ACCESS_WORD        2
-#define FADT_GAS_AFTER_CNT 5 /* PM1b control, PM2 control, timer, GPE 0 and 1 */
+#define FADT_REVISION     6
+#define FADT_MINOR        4
+#define FADT_BYTES        276
+#define BOOT_LEGACY       0x0001 /* devices on an ISA bus; no keyboard controller to probe for */
+#define BOOT_NO_VGA       0x0004
+#define FLAG_WBINVD       (1u << 0)
+#define FLAG_C1           (1u << 2)
+#define FLAG_NO_SLEEP_FIX (1u << 5)
+#define FLAG_NO_RTC_FIX   (1u << 6)
+#define FLAG_RESET        (1u << 10)
+#define NO_C2             101 /* latencies that mean: not supported */
+#define NO_C3             1001
+#define SPACE_IO          1
+#define ACCESS_BYTE       1
+#define ACCESS_WORD       2
+/* Generic addresses that are not there: 12 bytes each. */
+#define GAS_BYTES       12
+#define AFTER_CNT_BYTES 60 /* PM1b control, PM2 control, timer, GPE 0 and 1 */
+#define FADT_LAST_BYTES 32 /* sleep control and status; hypervisor (8 bytes) */
 
 /* All of [first, end) shall add up to 0. */
 static void set_sum(struct wbuf *w, size_t first, size_t end, size_t at)
@@ -190,7 +193,7 @@ static void put_fadt_registers(struct wbuf *w, uint64_t dsdt)
 	put_u32(w, ACPI_PM_EVENT_PORT);
 	put_u32(w, 0);
 	put_u32(w, ACPI_PM_CONTROL_PORT);
-	put_zeroes(w, 5 * 4); /* PM1b control, PM2 control, timer, GPE 0 and 1 */
+	put_zeroes(w, 20); /* PM1b control, PM2 control, timer, GPE 0 and 1 */
 	put_u8(w, ACPI_PM_EVENT_BYTES);
 	put_u8(w, ACPI_PM_CONTROL_BYTES);
 	put_zeroes(w, 6);
@@ -215,10 +218,10 @@ static uint64_t put_fadt(struct wbuf *w, uint64_t dsdt)
 	put_u64(w, 0); /* the FACS has its 32-bit address */
 	put_u64(w, dsdt);
 	put_gas(w, ACPI_PM_EVENT_BYTES, ACCESS_WORD, ACPI_PM_EVENT_PORT);
-	put_zeroes(w, 12);
+	put_zeroes(w, GAS_BYTES); /* PM1b */
 	put_gas(w, ACPI_PM_CONTROL_BYTES, ACCESS_WORD, ACPI_PM_CONTROL_PORT);
-	put_zeroes(w, FADT_GAS_AFTER_CNT * 12);
-	put_zeroes(w, 2 * 12 + 8); /* sleep control and status, hypervisor */
+	put_zeroes(w, AFTER_CNT_BYTES);
+	put_zeroes(w, FADT_LAST_BYTES);
 	return close_table(w, table);
 }
 
