@@ -209,6 +209,24 @@ int machine_pause(struct machine *m, struct err *e)
 	return machine_stop(m, RUN_PAUSED, NULL, e);
 }
 
+int machine_power_button(struct machine *m, struct err *e)
+{
+	int rc = 0;
+
+	/* A press between the saving of the state and the handover would be lost. */
+	pthread_mutex_lock(&m->op);
+	pthread_mutex_lock(&m->lock);
+	if (m->state == RUN_PRELAUNCH || m->state == RUN_RUNNING || m->state == RUN_PAUSED)
+		acpi_pm_press(m->acpi_pm);
+	else
+		rc = refuse(m, "press the power button", e);
+	pthread_mutex_unlock(&m->lock);
+	pthread_mutex_unlock(&m->op);
+	if (!rc)
+		emit(m, MACHINE_EVENT_BUTTON);
+	return rc;
+}
+
 void machine_guest_ended(struct machine *m, enum end_kind kind, int exit_status, const char *text)
 {
 	enum run_state to = kind == END_INTERNAL_ERROR ? RUN_INTERNAL_ERROR : RUN_SHUTDOWN;

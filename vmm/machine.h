@@ -40,7 +40,7 @@ const char *machine_state_name(enum run_state s);
 enum end_kind {
 	END_NONE,
 	END_SHUTDOWN,	    /* it powered off */
-	END_RESET,	    /* it asked for a reset (i8042, port 0xcf9): ends the VM */
+	END_RESET,	    /* it asked for a reset (i8042, port 0xcf9, ACPI): ends the VM */
 	END_TRIPLE_FAULT,
 	END_DEBUG_EXIT,	    /* isa-debug-exit: status (value << 1) | 1 */
 	END_INTERNAL_ERROR, /* KVM cannot emulate an instruction, bad state, failed entry */
@@ -56,6 +56,7 @@ enum machine_event_kind {
 	MACHINE_EVENT_STOP,   /* vCPUs stopped */
 	MACHINE_EVENT_RESUME, /* vCPUs run */
 	MACHINE_EVENT_END,    /* the guest ended (machine_end()) */
+	MACHINE_EVENT_BUTTON, /* the power button was pressed (machine_power_button()) */
 	MACHINE_EVENT_QUIT,   /* the user typed Ctrl-A x; the guest goes on until somebody ends it */
 };
 
@@ -92,6 +93,11 @@ void machine_free(struct machine *m);
  */
 int machine_resume(struct machine *m, struct err *e);
 int machine_pause(struct machine *m, struct err *e);
+/*
+ * Press the power button. What the guest makes of it is its own business, and a paused one notices
+ * when it runs on. -EPERM with the reason if there is no guest here, or it is being handed over.
+ */
+int machine_power_button(struct machine *m, struct err *e);
 
 enum run_state machine_state(struct machine *m);
 /* How the guest ended; kind END_NONE while it has not. */

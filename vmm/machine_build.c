@@ -27,6 +27,11 @@ static void on_reset(void *ctx)
 	machine_guest_ended(ctx, END_RESET, 0, "the guest asked for a reset");
 }
 
+static void on_power_off(void *ctx)
+{
+	machine_guest_ended(ctx, END_SHUTDOWN, 0, "the guest powered off");
+}
+
 static void on_debug_exit(void *ctx, uint32_t value)
 {
 	/* Exit statuses have 8 bits; say the one that will be seen. */
@@ -70,7 +75,7 @@ bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit)
 	case VCPU_EXIT_INTERRUPTED:
 		return true;
 	case VCPU_EXIT_SHUTDOWN:
-		machine_guest_ended(m, END_SHUTDOWN, 0, "the guest powered off");
+		on_power_off(m);
 		return false;
 	case VCPU_EXIT_RESET:
 		on_reset(m);
@@ -139,6 +144,12 @@ static int build_devices(struct machine *m, const struct machine_config *cfg, st
 		.on_debug_exit = on_debug_exit,
 		.ctx = m,
 	};
+	const struct acpi_pm_config acpi_pm = {
+		.bus = &m->bus,
+		.irq = {.set = set_irq, .ctx = m, .gsi = ACPI_PM_GSI},
+		.on_power_off = on_power_off,
+		.ctx = m,
+	};
 	int rc = serial_new(&m->serial, &serial, e);
 
 	if (rc) {
@@ -148,6 +159,8 @@ static int build_devices(struct machine *m, const struct machine_config *cfg, st
 	rc = cmos_new(&m->cmos, &m->bus, m->mem->size_bytes, e);
 	if (!rc)
 		rc = reset_new(&m->reset, &reset, e);
+	if (!rc)
+		rc = acpi_pm_new(&m->acpi_pm, &acpi_pm, e);
 	return rc;
 }
 
@@ -247,8 +260,8 @@ static bool end_threads(struct machine *m)
 	uint64_t deadline = clock_mono_ns() + MACHINE_WAIT_NS;
 
 	/*
-	 * From here on no guest ends any more: a vCPU or the I/O thread that is just about to say so
-	 * would reach for vCPUs that are being freed.
+	 * From here on no guest ends any more: a vCPU or the I/O thread that is just about to say
+	 * so would reach for vCPUs that are being freed.
 	 */
 	pthread_mutex_lock(&m->lock);
 	m->state = RUN_SHUTDOWN;
@@ -284,6 +297,7 @@ void machine_free(struct machine *m)
 		return; /* a thread may still use any of it */
 	}
 	serial_free(m->serial);
+	acpi_pm_free(m->acpi_pm);
 	reset_free(m->reset);
 	cmos_free(m->cmos);
 	loop_free(m->loop);

@@ -23,6 +23,7 @@
 #include "kvm/vm.h"
 #include "kvm/vm_state.h"
 #include "vmm/cpu.h"
+#include "vmm/dev/acpi_pm.h"
 #include "vmm/dev/bus.h"
 #include "vmm/dev/cmos.h"
 #include "vmm/dev/reset.h"
@@ -33,8 +34,8 @@
 /* How long a vCPU may take to acknowledge anything. */
 #define MACHINE_WAIT_NS (10 * NS_PER_SEC)
 
-/* irqchip, pit, clock, serial, cmos, reset */
-#define MACHINE_VM_SECTIONS 6
+/* irqchip, pit, clock, serial, cmos, reset, acpi-pm */
+#define MACHINE_VM_SECTIONS 7
 
 /* The state outside RAM, as plain numbers: what the migration's sections point at. */
 struct machine_sections {
@@ -45,6 +46,7 @@ struct machine_sections {
 	struct serial_state serial;
 	struct cmos_state cmos;
 	struct reset_state reset;
+	struct acpi_pm_state acpi_pm;
 	struct tsc_shift shift; /* what loading the clock gave, for the vCPUs */
 	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS];
 	unsigned n;
@@ -67,6 +69,7 @@ struct machine {
 	struct serial *serial;
 	struct cmos *cmos;
 	struct reset *reset;
+	struct acpi_pm *acpi_pm;
 
 	/* the migration's threads */
 	struct dirty_log log;

@@ -27,6 +27,7 @@ int machine_sections_init(struct machine *m)
 	add_section(s, 0, &serial_table, &s->serial);
 	add_section(s, 0, &cmos_table, &s->cmos);
 	add_section(s, 0, &reset_table, &s->reset);
+	add_section(s, 0, &acpi_pm_table, &s->acpi_pm);
 	return 0;
 }
 
@@ -119,6 +120,7 @@ static int view_collect(void *ctx, struct err *e)
 		serial_save(m->serial, &s->serial);
 		cmos_save(m->cmos, &s->cmos);
 		reset_save(m->reset, &s->reset);
+		acpi_pm_save(m->acpi_pm, &s->acpi_pm);
 	}
 	pthread_mutex_unlock(&m->op);
 	return rc;
@@ -149,6 +151,8 @@ static int check_sections(struct machine *m, struct err *e)
 		rc = cmos_check(&s->cmos, e);
 	if (!rc)
 		rc = reset_check(&s->reset, e);
+	if (!rc)
+		rc = acpi_pm_check(&s->acpi_pm, e);
 	return rc;
 }
 
@@ -161,9 +165,9 @@ static int load_sections(struct machine *m, struct err *e)
 		rc = call_all(m, load_vcpu, e);
 	if (rc)
 		return rc;
-	/* The serial port drives its line, which the interrupt controllers' state then overrules.
-	 */
+	/* These two drive their lines, which the interrupt controllers' state then overrules. */
 	serial_load(m->serial, &s->serial);
+	acpi_pm_load(m->acpi_pm, &s->acpi_pm);
 	cmos_load(m->cmos, &s->cmos);
 	reset_load(m->reset, &s->reset);
 	rc = vm_irq_load(m->vm, &s->irq, e);

@@ -5,8 +5,8 @@
     quirks.py TREE
 
 Such a KVM (software shadow paging, no VMX or SVM) runs ring 3 natively and emulates ring 0, where it
-lacks some instructions. The edits below avoid those, or what is very slow there. They do no harm on
-hardware KVM. Each must find its place exactly as often as it says: a source that looks
+lacks some instructions. The edits below avoid those, or what is very slow there, and one mends ACPI in
+a kernel without PCI. They do no harm on hardware KVM. Each must find its place exactly as often as it says: a source that looks
 different is an error, and then the tree is left alone.
 """
 
@@ -55,6 +55,11 @@ EDITS = [
      "default 32 if HZ_100",
      "A tick costs 1 to 2 ms of emulation. A hundred a second leave nothing for anything else on a "
      "host that is busy."),
+    ("drivers/acpi/acpica/evhandler.c",
+     r"(acpi_gbl_default_address_spaces\[[^=]*= \{[^}]*?)(\tACPI_ADR_SPACE_PCI_CONFIG,\n)", 1,
+     r"\1#ifdef ACPI_PCI_CONFIGURED\n\2#endif\n",
+     "Without CONFIG_PCI there is no handler for this space, and because of that ACPI gives up before "
+     "it has loaded the DSDT. (The array then ends in a 0: a space that is there already.)"),
     ("include/linux/init.h",
      r"(#define __init\s+__section\(\"\.init\.text\"\) )__cold ", 1,
      r"\1",

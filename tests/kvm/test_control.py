@@ -231,6 +231,7 @@ class ProtocolTest(ControlTest):
         names = {c["name"] for c in vm.qmp.execute("query-commands")}
         self.assertTrue({"qmp_capabilities", "query-status", "query-version", "query-commands",
                          "query-name", "query-kvm", "query-cpus-fast", "stop", "cont", "quit",
+                         "system_powerdown",
                          "migrate", "migrate-incoming", "migrate_cancel", "query-migrate",
                          "migrate-set-parameters", "query-migrate-parameters",
                          "migrate-set-capabilities", "query-migrate-capabilities",

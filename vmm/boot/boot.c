@@ -67,6 +67,21 @@ int load_initrd(struct load *l, struct err *e)
 	return rc;
 }
 
+int load_tables(struct load *l, struct err *e)
+{
+	int rc = 0;
+
+	if (!l->acpi.n_cpus)
+		return 0;
+	if (!places_take(&l->places, ACPI_GPA, ACPI_BYTES)) {
+		rc = acpi_write(l->m, &l->acpi, e);
+		l->rsdp_gpa = ACPI_GPA;
+	}
+	if (!rc && !places_take(&l->places, MPTABLE_GPA, MPTABLE_BYTES))
+		rc = mptable_write(l->m, l->acpi.n_cpus, e);
+	return rc;
+}
+
 int load_place_info(struct load *l, uint64_t len, uint64_t align, uint64_t *gpa, struct err *e)
 {
 	int rc = places_take_low(&l->places, LOAD_INFO_FIRST, LOAD_INFO_LAST, len, align, gpa);
@@ -144,14 +159,13 @@ int boot_load(struct mem *m, const struct boot_config *cfg, struct boot_entry *o
 	l->m = m;
 	l->cmdline = cmdline;
 	l->initrd = cfg->initrd;
+	l->acpi = (struct acpi_config){
+		.n_cpus = cfg->n_cpus, .mmio = cfg->mmio, .n_mmio = cfg->n_mmio};
 	rc = image_open(&l->kernel, "kernel image", cfg->kernel, e);
 	if (!rc) {
 		rc = load_kernel(l, out, e);
 		image_close(&l->kernel);
 	}
-	/* (An image that lies there has other plans with its memory.) */
-	if (!rc && cfg->n_cpus && !places_take(&l->places, MPTABLE_GPA, MPTABLE_BYTES))
-		rc = mptable_write(m, cfg->n_cpus, e);
 	free(l);
 	return rc;
 }

@@ -17,12 +17,15 @@
 
 #include "base/err.h"
 #include "mem/mem.h"
+#include "vmm/acpi/acpi.h"
 
 struct boot_config {
 	const char *kernel;  /* path; not NULL */
 	const char *initrd;  /* path or NULL */
 	const char *cmdline; /* NULL = "" */
 	unsigned n_cpus;     /* for the tables that tell the guest of them; 0 = no tables */
+	const struct acpi_mmio *mmio; /* virtio-mmio devices, for the tables as well */
+	unsigned n_mmio;
 };
 
 enum boot_mode {

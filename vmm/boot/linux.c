@@ -204,7 +204,7 @@ static void make_params(uint8_t *p, const struct load *l, uint64_t cmdline_gpa)
 		end = (unsigned)l->head_bytes;
 	memcpy(p + HDR_SECTORS, l->head + HDR_SECTORS, end - HDR_SECTORS);
 
-	set_u64(p + PARAMS_RSDP, 0);
+	set_u64(p + PARAMS_RSDP, l->rsdp_gpa);
 	p[HDR_LOADER] = LOADER_UNDEFINED;
 	set_u32(p + HDR_INITRD, l->initrd_gpa);
 	set_u32(p + HDR_INITRD_SIZE, l->initrd_bytes);
@@ -254,6 +254,8 @@ int linux_load(struct load *l, struct boot_entry *out, struct err *e)
 		return rc;
 	l->initrd_end = (uint64_t)head_u32(l, HDR_INITRD_MAX) + 1;
 	rc = load_initrd(l, e);
+	if (!rc)
+		rc = load_tables(l, e);
 	if (!rc)
 		rc = load_info(l, &info, e);
 	if (rc)

@@ -38,6 +38,8 @@ struct load {
 	const char *initrd;  /* path, NULL = none */
 	uint64_t initrd_end; /* it ends at or below; 0 = wherever RAM ends */
 	uint64_t initrd_gpa, initrd_bytes;
+	struct acpi_config acpi; /* what the tables shall say; n_cpus 0 = no tables */
+	uint64_t rsdp_gpa;       /* 0 = no ACPI tables */
 };
 
 /* The memory map of the PC layout: types as in E820. */
@@ -57,6 +59,13 @@ uint64_t load_low_end(const struct mem *m);
 
 /* Load the initrd, if there is one, after the kernel has taken its places. */
 int load_initrd(struct load *l, struct err *e);
+
+/*
+ * Write the ACPI and MultiProcessor tables in their places, unless the image lies there: it has
+ * other plans with its memory then. After the kernel has taken its places, before the boot
+ * information, which has the address of the first.
+ */
+int load_tables(struct load *l, struct err *e);
 
 /*
  * Find a place for len bytes of boot information, aligned to a power of two; write it there. In two

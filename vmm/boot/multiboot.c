@@ -206,6 +206,8 @@ int multiboot_load(struct load *l, uint32_t header, struct boot_entry *out, stru
 	if (!rc)
 		rc = load_initrd(l, e);
 	if (!rc)
+		rc = load_tables(l, e);
+	if (!rc)
 		rc = load_info(l, &gpa, e);
 	if (rc)
 		return rc;

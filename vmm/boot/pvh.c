@@ -33,7 +33,7 @@ static void put_start_info(struct wbuf *w, const struct load *l, uint64_t gpa)
 	put_u32(w, l->initrd ? 1 : 0);
 	put_u64(w, l->initrd ? modules : 0);
 	put_u64(w, ranges + (uint64_t)n * RANGE_BYTES);
-	put_u64(w, 0);
+	put_u64(w, l->rsdp_gpa);
 	put_u64(w, ranges);
 	put_u32(w, n);
 	put_u32(w, 0);
@@ -65,6 +65,8 @@ int pvh_load(struct load *l, struct boot_entry *out, struct err *e)
 	rc = elf_load(&l->kernel, &l->elf, l->m, &l->places, e);
 	if (!rc)
 		rc = load_initrd(l, e);
+	if (!rc)
+		rc = load_tables(l, e);
 	if (rc)
 		return rc;
 	info_bytes = START_INFO_BYTES + strlen(l->cmdline) + 1;

@@ -98,6 +98,14 @@ static int cmd_cont(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	return machine_resume(s->machine, e);
 }
 
+static int cmd_system_powerdown(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+
+	(void)args, (void)ret;
+	return machine_power_button(s->machine, e);
+}
+
 static int cmd_quit(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
@@ -115,6 +123,7 @@ static const struct qmp_command table[] = {
 	{.name = "query-cpus-fast", .run = cmd_query_cpus},
 	{.name = "stop", .run = cmd_stop},
 	{.name = "cont", .run = cmd_cont},
+	{.name = "system_powerdown", .run = cmd_system_powerdown},
 	{.name = "quit", .run = cmd_quit},
 	{.name = "migrate",
 	 .run = cmd_migrate,

@@ -144,6 +144,9 @@ static void machine_happened(struct session *s, enum machine_event_kind kind)
 	case MACHINE_EVENT_RESUME:
 		tell(s, "RESUME", NULL);
 		break;
+	case MACHINE_EVENT_BUTTON:
+		tell(s, "POWERDOWN", NULL);
+		break;
 	case MACHINE_EVENT_END:
 		guest_ended(s);
 		break;

@@ -23,7 +23,7 @@ enum {
 	STATUS_B = 0x0b,
 	STATUS_C = 0x0c,
 	STATUS_D = 0x0d,
-	CENTURY = 0x32,
+	CENTURY = CMOS_CENTURY,
 };
 
 #define A_UIP       0x80

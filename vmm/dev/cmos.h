@@ -19,8 +19,9 @@
 #include "base/fields.h"
 #include "vmm/dev/bus.h"
 
-#define CMOS_PORT  0x70
-#define CMOS_BYTES 128
+#define CMOS_PORT    0x70
+#define CMOS_BYTES   128
+#define CMOS_CENTURY 0x32 /* where the century is kept */
 
 struct cmos;
 

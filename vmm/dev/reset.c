@@ -7,10 +7,9 @@
 
 #include "vmm/dev/bytes.h"
 
-#define KBC_DATA     0x60
-#define KBC_COMMAND  0x64
-#define CONTROL_PORT 0xcf9
-#define CONTROL_CPU  0x04 /* 0 to 1 resets */
+#define KBC_DATA    0x60
+#define KBC_COMMAND 0x64
+#define CONTROL_CPU 0x04 /* 0 to 1 resets */
 
 #define STATUS_OUTPUT_FULL 0x01
 #define STATUS_SYSTEM      0x04 /* self-test passed, says the command byte */
@@ -178,7 +177,7 @@ int reset_new(struct reset **out, const struct reset_config *cfg, struct err *e)
 	if (!rc)
 		rc = io_bus_add(cfg->bus, KBC_COMMAND, 1, &reset_ops, r);
 	if (!rc)
-		rc = io_bus_add(cfg->bus, CONTROL_PORT, 1, &reset_ops, r);
+		rc = io_bus_add(cfg->bus, RESET_CONTROL_PORT, 1, &reset_ops, r);
 	if (!rc && cfg->debug_exit)
 		rc = io_bus_add(cfg->bus, RESET_DEBUG_EXIT_PORT, 4, &debug_exit_ops, r);
 	if (rc) {

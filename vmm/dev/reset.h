@@ -19,6 +19,8 @@
 #include "vmm/dev/bus.h"
 
 #define RESET_DEBUG_EXIT_PORT 0xf4
+#define RESET_CONTROL_PORT    0xcf9
+#define RESET_CONTROL_NOW     0x06 /* written there: a full reset */
 
 struct reset;
 
