@@ -27,6 +27,14 @@ int machine_sections_init(struct machine *m)
 	add_section(s, 0, &serial_table, &s->serial);
 	add_section(s, 0, &cmos_table, &s->cmos);
 	add_section(s, 0, &reset_table, &s->reset);
+	for (unsigned i = 0; i < devices_count(m->devices); i++) {
+		const struct field_table *table;
+		uint32_t instance;
+		void *state;
+
+		devices_section(m->devices, i, &instance, &table, &state);
+		add_section(s, instance, table, state);
+	}
 	return 0;
 }
 
@@ -119,6 +127,7 @@ static int view_collect(void *ctx, struct err *e)
 		serial_save(m->serial, &s->serial);
 		cmos_save(m->cmos, &s->cmos);
 		reset_save(m->reset, &s->reset);
+		devices_save(m->devices);
 	}
 	pthread_mutex_unlock(&m->op);
 	return rc;
@@ -149,6 +158,8 @@ static int check_sections(struct machine *m, struct err *e)
 		rc = cmos_check(&s->cmos, e);
 	if (!rc)
 		rc = reset_check(&s->reset, e);
+	if (!rc)
+		rc = devices_check(m->devices, e);
 	return rc;
 }
 
@@ -166,6 +177,7 @@ static int load_sections(struct machine *m, struct err *e)
 	serial_load(m->serial, &s->serial);
 	cmos_load(m->cmos, &s->cmos);
 	reset_load(m->reset, &s->reset);
+	devices_load(m->devices);
 	rc = vm_irq_load(m->vm, &s->irq, e);
 	if (!rc)
 		rc = vm_pit_load(m->vm, &s->pit, e);
@@ -183,6 +195,7 @@ static int view_apply(void *ctx, struct err *e)
 	rc = check_sections(m, e);
 	if (!rc)
 		rc = load_sections(m, e);
+	m->arrived = !rc;
 	pthread_mutex_unlock(&m->op);
 	return rc;
 }

@@ -13,6 +13,7 @@
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -22,6 +23,13 @@ struct boot_config {
 	const char *kernel;  /* path; not NULL */
 	const char *initrd;  /* path or NULL */
 	const char *cmdline; /* NULL = "" */
+	/*
+	 * What goes before the command line of a Linux kernel (a bzImage, or an ELF with a note of
+	 * the owner "Linux"), or of any; "" or NULL = nothing. Before it, because what follows a
+	 * "--" there is no longer the kernel's.
+	 */
+	const char *linux_args;
+	bool linux_args_for_all;
 	unsigned n_cpus;     /* for the tables that tell the guest of them; 0 = no tables */
 };
 
