@@ -115,12 +115,6 @@ void put_str8(struct wbuf *w, const char *text)
 	put_bytes(w, text, len);
 }
 
-void put_u32_at(struct wbuf *w, size_t offset, uint32_t v)
-{
-	if (!w->error && offset <= w->len && w->len - offset >= 4)
-		store_int(w->data + offset, w->order, v, 4);
-}
-
 void rbuf_init(struct rbuf *r, enum byte_order order, const void *data, size_t len)
 {
 	*r = (struct rbuf){.data = data, .len = len, .order = order};

@@ -41,9 +41,6 @@ void put_u64(struct wbuf *w, uint64_t v);
 void put_bytes(struct wbuf *w, const void *p, size_t len);
 /* u8 length and the bytes, no NUL. A text longer than 255 bytes is an error (-EMSGSIZE). */
 void put_str8(struct wbuf *w, const char *text);
-/* Overwrite a u32 at an offset that has been written before (a length known only later). */
-void put_u32_at(struct wbuf *w, size_t offset, uint32_t v);
-
 struct rbuf {
 	const uint8_t *data;
 	size_t len, pos;

@@ -28,7 +28,6 @@ struct dirty_log {
 	bool manual;
 	/* reader's */
 	uint64_t *bitmap; /* room for the largest slot; NULL while stopped */
-	uint64_t read_calls;
 	/* atomic */
 	uint64_t clear_calls, clear_pages; /* pages asked for, not how many were really dirty */
 };

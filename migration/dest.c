@@ -256,6 +256,7 @@ static int attempt(struct mig_dest *d, struct err *e)
 		rc = welcome(d, e);
 	if (rc)
 		return rc;
+	mig_chan_set_deadline(d->chan, 0);
 	set_state(d, MIG_ACTIVE, NULL);
 	mig_chan_set_idle_timeout(d->chan, IDLE_TIMEOUT_NS);
 	rc = receive_guest(d, &end, e);
@@ -298,6 +299,8 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 	rc = mig_chan_open(&chan, fd, "the source", HELLO_TIMEOUT_NS, e);
 	if (rc)
 		return rc;
+	/* Nobody holds the door for longer, not even byte by byte. */
+	mig_chan_set_deadline(chan, clock_mono_ns() + 2 * HELLO_TIMEOUT_NS);
 	d->writer = (struct wire_writer){0};
 	wire_reader_free(&d->reader);
 	pthread_mutex_lock(&d->lock);

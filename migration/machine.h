@@ -37,6 +37,24 @@ struct mig_dirty_source {
 };
 
 /*
+ * Who knows of free pages: a balloon device, a list of ranges, a test. Untrusted: what it says is
+ * checked, may be wrong, late or endless, and is never waited for.
+ */
+struct mig_free_source {
+	void *ctx;
+	/*
+	 * A round begins: pages that become free or are free from now on may be told by
+	 * hint(hint_ctx, gpa, len), from any thread, until end() has returned.
+	 */
+	void (*begin)(void *ctx, void (*hint)(void *hint_ctx, uint64_t gpa, uint64_t len),
+		      void *hint_ctx);
+	/* The round is over. No hint() once this has returned; it must not wait for the guest. */
+	void (*end)(void *ctx);
+	/* The migration is over here (completed or not): the guest may have its pages back. */
+	void (*done)(void *ctx);
+};
+
+/*
  * One piece of state outside RAM: a plain struct that `table` describes. Before it is encoded the
  * machine's collect() has filled *data; after all have been decoded apply() checks and uses them.
  */

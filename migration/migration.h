@@ -67,6 +67,7 @@ struct mig_status {
 	uint64_t page_bytes, ram_total_bytes, remaining_bytes;
 	uint64_t transferred_bytes; /* everything handed to the socket (received from it) */
 	uint64_t normal_pages, zero_pages;
+	uint64_t free_pages; /* of the zero pages, those that were hinted free and not looked at */
 	uint64_t precopy_bytes, downtime_bytes; /* transferred before / after the pause */
 	uint64_t passes;		       /* iterations begun */
 	uint64_t syncs;			       /* dirty log harvests */
@@ -99,6 +100,8 @@ struct mig_source_config {
 	const struct mem *mem;
 	struct mig_dirty_source dirty;
 	struct mig_machine machine;
+	const struct mig_free_source *free_sources; /* migration/free_pages.h */
+	unsigned n_free_sources;
 	struct mig_params params;
 	mig_event_fn *on_event;
 	void *event_ctx;

@@ -161,6 +161,52 @@ static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 	}
 }
 
+/* The runs are in: make the frame's meta of them. */
+static int seal_chunk(struct mig_chunk *c, struct err *e)
+{
+	wbuf_reset(&c->meta);
+	wire_put_pages(&c->meta, &c->pages);
+	if (wbuf_error(&c->meta))
+		return err_sys(e, -wbuf_error(&c->meta), "cannot build a pages message");
+	c->iov[0] = (struct iovec){.iov_base = c->header, .iov_len = WIRE_HEADER_BYTES};
+	c->iov[1] = (struct iovec){.iov_base = c->meta.data, .iov_len = c->meta.len};
+	return 0;
+}
+
+/* Add the hinted pages of one word. False: the chunk is full, some are left for the next. */
+static bool add_free_word(struct mig_pages *p, struct mig_chunk *c)
+{
+	for (; p->free_left; p->free_left &= p->free_left - 1) {
+		uint64_t page = p->word * 64 + (uint64_t)__builtin_ctzll(p->free_left);
+
+		if (!add_page(c, p->chunk_pages, page, NULL, true))
+			return false;
+	}
+	return true;
+}
+
+int mig_pages_next_free(struct mig_pages *p, struct mig_free_pages *f, struct mig_chunk *c,
+			bool *more, struct err *e)
+{
+	start_chunk(c, p->block);
+	*more = false;
+	for (; p->block < p->mem->n_blocks; p->block++, p->word = 0) {
+		c->pages.block = (uint8_t)p->block;
+		for (; p->word < p->bitmap->blocks[p->block].n_words; p->word++) {
+			if (!p->free_left)
+				p->free_left = mig_free_take(f, p->block, p->word);
+			if (!add_free_word(p, c))
+				break;
+		}
+		/* Full, or a block's end: a frame has pages of one block only. */
+		if (c->pages.n_runs) {
+			*more = true;
+			return seal_chunk(c, e);
+		}
+	}
+	return 0;
+}
+
 int mig_pages_next(struct mig_pages *p, struct mig_chunk *c, bool *more, struct err *e)
 {
 	start_chunk(c, p->window_block);
@@ -178,11 +224,5 @@ int mig_pages_next(struct mig_pages *p, struct mig_chunk *c, bool *more, struct 
 	}
 	start_chunk(c, p->window_block);
 	fill_chunk(p, c);
-	wbuf_reset(&c->meta);
-	wire_put_pages(&c->meta, &c->pages);
-	if (wbuf_error(&c->meta))
-		return err_sys(e, -wbuf_error(&c->meta), "cannot build a pages message");
-	c->iov[0] = (struct iovec){.iov_base = c->header, .iov_len = WIRE_HEADER_BYTES};
-	c->iov[1] = (struct iovec){.iov_base = c->meta.data, .iov_len = c->meta.len};
-	return 0;
+	return seal_chunk(c, e);
 }

@@ -18,6 +18,7 @@
 #define MIGRATION_PAGES_H
 
 #include "migration/bitmap.h"
+#include "migration/free_pages.h"
 #include "migration/machine.h"
 #include "migration/wire.h"
 
@@ -43,6 +44,7 @@ struct mig_pages {
 	/* shared memory: up to this page of the window's block it is known whether it is a hole */
 	uint64_t extent_end;
 	bool extent_hole;
+	uint64_t free_left; /* hinted pages of the current word that are still to be told */
 	/* figures */
 	uint64_t protect_calls, protect_pages;
 };
@@ -63,6 +65,10 @@ void mig_pages_rewind(struct mig_pages *p);
 
 void mig_chunk_init(struct mig_chunk *c);
 void mig_chunk_free(struct mig_chunk *c);
+
+/* As mig_pages_next(), of pages that were hinted free: zero runs only. After the round. */
+int mig_pages_next_free(struct mig_pages *p, struct mig_free_pages *f, struct mig_chunk *c,
+			bool *more, struct err *e);
 
 /*
  * The next chunk of this pass, ready to be sent but for its frame header. *more is false when the

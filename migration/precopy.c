@@ -128,6 +128,8 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 		s->next_chunk ^= 1;
 		if (!rc)
 			rc = mig_source_heed(s, e);
+		if (!rc)
+			rc = mig_free_step(&s->free, e);
 		account(s);
 	}
 	if (rc >= 0) {
@@ -178,6 +180,27 @@ static int settle_pass(struct mig_source *s, uint64_t pass, struct err *e)
 	return rc;
 }
 
+/* The bulk pass is through: close the round, and tell the destination of what was left out. */
+static int send_free_pages(struct mig_source *s, struct err *e)
+{
+	bool more = true;
+	int rc = 0;
+
+	mig_free_end(&s->free);
+	mig_pages_rewind(&s->pages);
+	while (!rc) {
+		struct mig_chunk *c = &s->chunks[s->next_chunk];
+
+		rc = mig_pages_next_free(&s->pages, &s->free, c, &more, e);
+		if (rc || !more)
+			break;
+		s->sent_free += c->zero_pages;
+		rc = send_chunk(s, c, e);
+		s->next_chunk ^= 1;
+	}
+	return rc ? rc : mig_chan_send_end(s->chan, e);
+}
+
 static void tell_pass(struct mig_source *s, uint64_t pass)
 {
 	struct mig_event ev = {.kind = MIG_EVENT_PASS, .state = MIG_ACTIVE, .pass = pass};
@@ -201,6 +224,8 @@ static int iterate(struct mig_source *s, struct err *e)
 	tell_pass(s, pass);
 	mig_sync_iteration(&s->sync, pass > 1);
 	rc = mig_send_pass(s, 0, e);
+	if (!rc && pass == 1)
+		rc = send_free_pages(s, e);
 	if (!rc)
 		rc = settle_pass(s, pass, e);
 	mig_sync_iteration(&s->sync, false);

@@ -67,13 +67,14 @@ void mig_source_figures(struct mig_source *s)
 	st->downtime_bytes = st->transferred_bytes - st->precopy_bytes;
 	st->normal_pages = s->sent_normal;
 	st->zero_pages = s->sent_zero;
+	st->free_pages = s->sent_free;
 	st->syncs = sync.syncs;
 	st->sync_ns_last = sync.last_ns;
 	st->sync_ns_total = sync.total_ns;
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
 	st->bytes_per_s = mig_rate_bytes_s(&s->rate);
-	st->protect_calls = s->pages.protect_calls;
-	st->protect_pages = s->pages.protect_pages;
+	st->protect_calls = s->pages.protect_calls + s->free.protect_calls;
+	st->protect_pages = s->pages.protect_pages + s->free.protect_pages;
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -213,6 +214,10 @@ static int prepare(struct mig_source *s, struct err *e)
 	rc = mig_bitmap_init(&s->bitmap, pages, s->cfg.mem->n_blocks);
 	if (rc)
 		return err_set(e, ENOMEM, "out of memory for the migration bitmap");
+	rc = mig_free_init(&s->free, s->cfg.mem, &s->bitmap, &s->cfg.dirty, s->cfg.free_sources,
+			   s->cfg.n_free_sources);
+	if (rc)
+		return err_set(e, ENOMEM, "out of memory for the record of free pages");
 	mig_pages_init(&s->pages, s->cfg.mem, &s->bitmap, &s->cfg.dirty);
 	s->logging = true;
 	rc = s->cfg.dirty.start(s->cfg.dirty.ctx, e);
@@ -277,6 +282,8 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 {
 	enum mig_state state = MIG_COMPLETED;
 
+	if (rc && !s->committed && mig_stop_is_set(&s->stop))
+		mig_source_state(s, MIG_CANCELLING);
 	if (rc && s->chan && !s->committed)
 		last_words(s, e);
 	if (rc && !s->committed) {
@@ -289,6 +296,7 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 		err_prefix(e, "the guest was handed over, but the destination has not confirmed "
 			      "that it runs it");
 	}
+	mig_free_done(&s->free);
 	if (s->syncing)
 		mig_sync_stop(&s->sync);
 	if (s->logging)
@@ -406,6 +414,7 @@ void mig_source_free(struct mig_source *s)
 	mig_chunk_free(&s->chunks[0]);
 	mig_chunk_free(&s->chunks[1]);
 	mig_bitmap_free(&s->bitmap);
+	mig_free_destroy(&s->free);
 	wire_reader_free(&s->reader);
 	mig_stop_free(&s->stop);
 	(void)pthread_mutex_destroy(&s->lock);

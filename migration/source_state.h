@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "migration/free_pages.h"
 #include "migration/migration.h"
 #include "migration/pages.h"
 #include "migration/rate.h"
@@ -40,6 +41,7 @@ struct mig_source {
 	struct mig_bitmap bitmap;
 	struct mig_sync sync;
 	struct mig_pages pages;
+	struct mig_free_pages free;
 	struct mig_chunk chunks[2];
 	unsigned next_chunk;
 	struct mig_rate rate;
@@ -48,7 +50,7 @@ struct mig_source {
 	struct wire_reader reader;
 	uint64_t token;
 	uint64_t rtt_ns;
-	uint64_t sent_normal, sent_zero;
+	uint64_t sent_normal, sent_zero, sent_free;
 	bool logging, syncing; /* dirty source started, sync worker runs */
 	bool paused, was_running;
 	uint64_t paused_ns;     /* when the pause began */

@@ -178,6 +178,8 @@ int mig_switchover(struct mig_source *s, struct err *e)
 		rc = commit(s, e);
 	if (!rc)
 		rc = hand_over(s, e);
+	if (!s->committed)
+		return rc;
 	pthread_mutex_lock(&s->lock);
 	s->status.downtime_ns = clock_mono_ns() - s->paused_ns;
 	s->status.predicted_at_switch_ns = predicted;

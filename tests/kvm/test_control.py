@@ -539,7 +539,8 @@ class MigrationTest(ControlTest):
                 source = self.start(f"src-{how}", "writer", cmdline=MOVING, serial="none")
                 target = self.start(f"dst-{how}", incoming="tcp:127.0.0.1:0", serial="none")
                 uri = target.qmp.execute("query-migrate")["x-ferry-uri"]
-                source.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 20)
+                source.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 20,
+                                   downtime_limit=1)  # the guest has hardly begun to write
                 source.qmp.execute("migrate", uri=uri)
                 time.sleep(0.3)
                 if how == "quit":

@@ -18,8 +18,8 @@ END_SECONDS = 10
 QUIT = b"\x01x"
 SMALL = ("--mem", "64M")
 
-# Leads a session, hands the terminal to argv's command, takes it back when asked to (by its standard
-# error's file growing no matter: by SIGUSR1), and ends with the command's status; 99: it was stopped.
+# Leads a session, hands the terminal to the command in argv, on SIGUSR1 takes it back and ends the
+# command by SIGTERM, and ends with its status; 99: it was stopped.
 JOB_CONTROL = """
 import os, signal, sys
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -171,7 +171,7 @@ class TerminalTest(SystemTest):
     def test_typed_ahead(self):
         """What was typed while the guest was paused arrives in order."""
         terminal = self.run_ferry(*self.kernel("echo"))
-        terminal.expect(b"echo: start")
+        terminal.expect(b"echo: ready")
         self.qmp.execute("stop")
         line = b"abcdefghijklmnopqrstuvwxyz0123456789" * 2
         terminal.type(line + b"\r")

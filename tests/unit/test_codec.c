@@ -124,25 +124,6 @@ START_TEST(writer_texts)
 }
 END_TEST
 
-START_TEST(writer_goes_back)
-{
-	struct wbuf w;
-	struct rbuf r;
-
-	wbuf_init(&w, ORDER_LITTLE, 1000);
-	put_u32(&w, 0);
-	put_u8(&w, 9);
-	put_u32_at(&w, 0, 0x11223344);
-	put_u32_at(&w, 2, 0xffffffff); /* reaches beyond: nothing happens */
-	put_u32_at(&w, SIZE_MAX, 0xffffffff);
-	rbuf_init(&r, ORDER_LITTLE, w.data, w.len);
-	ck_assert_uint_eq(get_u32(&r), 0x11223344);
-	ck_assert_uint_eq(get_u8(&r), 9);
-	ck_assert(rbuf_done(&r));
-	wbuf_free(&w);
-}
-END_TEST
-
 START_TEST(reader_ends)
 {
 	struct rbuf r;
@@ -250,7 +231,7 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		both_orders, writer_bound, writer_grows, writer_texts, writer_goes_back,
+		both_orders, writer_bound, writer_grows, writer_texts,
 		reader_ends, reader_texts, crc,          errors};
 	Suite *s = suite_create("codec");
 	TCase *tc = tcase_create("codec");

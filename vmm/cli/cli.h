@@ -5,9 +5,10 @@
  *	0	done (ferry run: the guest switched itself off)
  *	1	it failed
  *	2	wrong usage
- *	3	ferry migrate: undecided, somebody must look (ferry run: triple fault)
+ *	3	ferry migrate: undecided, or the source process ended before it said how it went:
+ *		somebody must look (ferry run: triple fault)
  *	4	ferry run: KVM gave up on the guest
- *	130	ferry migrate: cancelled by Ctrl-C
+ *	130	ferry migrate: cancelled by Ctrl-C, and confirmed
  *
  * Messages go to standard error, results to standard output.
  */

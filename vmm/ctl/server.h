@@ -2,11 +2,12 @@
 /*
  * The control socket: QMP connections on a listening UNIX socket, served by an event loop.
  *
- * At most CTL_MAX_CLIENTS at a time. For one more the oldest of those makes way that have not moved a
- * byte for a while: CTL_GRACE_NS if they have not negotiated, or are to be closed once they have
+ * At most CTL_MAX_CLIENTS at a time. For one more the oldest of those makes way that have not moved
+ * a byte for a while: CTL_GRACE_NS if they have not negotiated, or are to be closed once they have
  * taken what waits for them, else CTL_SILENCE_NS. If there is none, the newcomer is told so and
- * closed. A client that sends nothing costs its slot and no time. One that does not read its replies is not read from either; when
- * events fill its queue it is dropped. A client may half-close: its last commands are answered.
+ * closed. A client that sends nothing costs its slot and no time. One that does not read its
+ * replies is not read from either; when events fill its queue it is dropped. A client may
+ * half-close: its last commands are answered.
  *
  * Threads: the loop's thread only.
  */

@@ -117,6 +117,8 @@ struct synth {
 	_Atomic uint64_t writes, host_writes;
 	/* the engine's side */
 	struct watch watch;
+	const struct mig_free_source *free_sources; /* for synth_send() */
+	unsigned n_free_sources;
 	struct mig_source *source;
 	struct mig_dest *dest;
 };

@@ -223,6 +223,8 @@ void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t
 		.mem = src->mem,
 		.dirty = src->dirty,
 		.machine = src->machine,
+		.free_sources = src->free_sources,
+		.n_free_sources = src->n_free_sources,
 		.params = {.max_bandwidth_bytes_s = bandwidth, .downtime_limit_ms = limit_ms},
 		.on_event = watch_event,
 		.event_ctx = &src->watch};
