@@ -115,4 +115,9 @@ struct devices *machine_devices(struct machine *m);
 struct mig_machine machine_migration_view(struct machine *m);
 struct mig_dirty_source machine_dirty_source(struct machine *m);
 
+#define MACHINE_FREE_SOURCES 1
+/* Who tells of free pages (migration/free_pages.h). Returns how many there are. */
+unsigned machine_free_sources(struct machine *m,
+			      struct mig_free_source sources[MACHINE_FREE_SOURCES]);
+
 #endif

@@ -206,6 +206,22 @@ class MoveTest(VirtioTest):
         self.shell(destination, "head -c 16 /dev/hwrng >/dev/null")
         self.power_off(destination)
 
+    def test_free_memory_stays(self):
+        """What the guest has just freed is not sent, what it holds arrives."""
+        guest, _ = self.start(extra=["--balloon"])
+        self.tell(guest, "fill 16")
+        freed = self.tell(guest, "fill 64")["id"]
+        self.tell(guest, f"free {freed}")
+        destination, uri = self.wait_at(mem=MEM, extra=["--balloon"])
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
+        ram = self.move(guest, destination, uri)["ram"]
+        self.assertGreater(ram["x-ferry-free-pages"] * ram["page-size"], 32 * MIB, ram)
+        self.assertLess(ram["transferred"], 64 * MIB, ram)
+        self.tell(destination, "check")
+        self.tell(destination, "fill 64")  # the guest has its free memory back
+        self.tell(destination, "check")
+        self.power_off(destination)
+
 
 @needs_image
 @unittest.skipUnless(os.geteuid() == 0, "TAP interfaces need root")

@@ -355,6 +355,8 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		.mem = machine_mem(s->machine),
 		.dirty = machine_dirty_source(s->machine),
 		.machine = machine_migration_view(s->machine),
+		.free_sources = s->free_sources,
+		.n_free_sources = machine_free_sources(s->machine, s->free_sources),
 		.params = *params,
 		.on_event = on_source,
 		.event_ctx = s,

@@ -39,6 +39,7 @@ struct session {
 	bool migration_events; /* the capability "events" */
 	struct mig_source *source;
 	struct mig_source_config source_cfg;
+	struct mig_free_source free_sources[MACHINE_FREE_SOURCES]; /* source_cfg points to them */
 	char source_uri[MIG_URI_BYTES];
 	struct mig_dest *dest;
 	struct mig_dest_config dest_cfg;
