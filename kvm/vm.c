@@ -113,6 +113,8 @@ static int read_caps(struct vm *vm, const struct vm_config *cfg, struct err *e)
 	c->sregs2 = vm_cap(vm, KVM_CAP_SREGS2);
 	c->tsc_deadline = vm_cap(vm, KVM_CAP_TSC_DEADLINE_TIMER);
 	c->tsc_control = vm_cap(vm, KVM_CAP_TSC_CONTROL);
+	c->irqfd = vm_cap(vm, KVM_CAP_IRQFD);
+	c->ioeventfd = vm_cap(vm, KVM_CAP_IOEVENTFD);
 	c->clock_flags = (uint32_t)vm_cap(vm, KVM_CAP_ADJUST_CLOCK);
 	value = vm_cap(vm, KVM_CAP_XSAVE2);
 	c->xsave_bytes = value ? (uint32_t)value : (uint32_t)sizeof(struct kvm_xsave);
@@ -263,6 +265,31 @@ int vm_irq_line(struct vm *vm, unsigned gsi, bool level)
 	struct kvm_irq_level line = {.irq = gsi, .level = level};
 
 	return ioctl(vm->fd, KVM_IRQ_LINE, &line) ? -errno : 0;
+}
+
+int vm_irqfd(struct vm *vm, int fd, unsigned gsi, bool bind)
+{
+	struct kvm_irqfd arg = {
+		.fd = (uint32_t)fd, .gsi = gsi, .flags = bind ? 0 : KVM_IRQFD_FLAG_DEASSIGN};
+
+	if (!vm->caps.irqfd)
+		return -EOPNOTSUPP;
+	return ioctl(vm->fd, KVM_IRQFD, &arg) ? -errno : 0;
+}
+
+int vm_ioeventfd(struct vm *vm, int fd, uint64_t gpa, uint32_t value, bool bind)
+{
+	struct kvm_ioeventfd arg = {
+		.fd = fd,
+		.addr = gpa,
+		.len = sizeof(value),
+		.datamatch = value,
+		.flags = KVM_IOEVENTFD_FLAG_DATAMATCH | (bind ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN),
+	};
+
+	if (!vm->caps.ioeventfd)
+		return -EOPNOTSUPP;
+	return ioctl(vm->fd, KVM_IOEVENTFD, &arg) ? -errno : 0;
 }
 
 int vm_log_all(struct vm *vm, bool on, struct err *e)

@@ -6,8 +6,8 @@
  * block of struct mem is one memory slot of the same number, so a block's bitmap is a slot's
  * bitmap.
  *
- * Threads: created and freed in one thread; vm_irq_line() from any thread; slots are changed by one
- * thread at a time.
+ * Threads: created and freed in one thread; vm_irq_line(), vm_irqfd() and vm_ioeventfd() from any
+ * thread; slots are changed by one thread at a time.
  */
 #ifndef KVM_VM_H
 #define KVM_VM_H
@@ -31,6 +31,7 @@ struct vm_caps {
 	bool tsc_deadline;
 	bool tsc_control; /* guest TSCs of another frequency than the host's */
 	bool triple_fault_event, exception_payload;
+	bool irqfd, ioeventfd;
 	uint32_t clock_flags;  /* of KVM_CAP_ADJUST_CLOCK */
 	uint32_t dirty_manual; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, as enabled; 0 = plain log */
 	uint32_t xsave_bytes;
@@ -61,6 +62,18 @@ void vm_free(struct vm *vm);
 
 /* Drive a global interrupt line (gsi 0 to 23: PIC and IOAPIC). */
 int vm_irq_line(struct vm *vm, unsigned gsi, bool level);
+
+/*
+ * Bind an eventfd to an interrupt line: each write to it is a pulse (for edge-triggered inputs)
+ * that costs its writer no system call of KVM's. And back. -EOPNOTSUPP where KVM has no irqfds.
+ */
+int vm_irqfd(struct vm *vm, int fd, unsigned gsi, bool bind);
+
+/*
+ * Bind an eventfd to the guest's writes of 4 bytes with this value to gpa, which KVM then handles
+ * without an exit. And back. -EOPNOTSUPP where KVM has no ioeventfds: the writes are exits.
+ */
+int vm_ioeventfd(struct vm *vm, int fd, uint64_t gpa, uint32_t value, bool bind);
 
 /* Switch KVM's dirty log of every slot on or off. Failing to switch on leaves all off. */
 int vm_log_all(struct vm *vm, bool on, struct err *e);

@@ -48,6 +48,12 @@ struct net_state {
 /* "52:54:00:12:34:56". -EINVAL for another text, for a group address and for all zeroes. */
 int net_parse_mac(const char *text, uint8_t mac[NET_MAC_BYTES]);
 
+/*
+ * Open a TAP for a process that gives up its privileges before it makes its devices; what is passed
+ * on is "tap-fd:N".
+ */
+int net_tap_open(const char *name, int *fd, struct err *e);
+
 /* -EINVAL for a back-end that is none (the message lists them), and the system's errors. */
 int net_new(struct net **out, const struct vdev_host *host, const struct net_config *cfg,
 	    struct err *e);

@@ -13,6 +13,8 @@
 #include <linux/if_tun.h>
 #include <linux/virtio_net.h>
 
+#include "virtio/net.h"
+
 #define F(bit) (1ull << (bit))
 
 /* What every TAP can do, and what comes with UDP fragmentation. */
@@ -40,20 +42,21 @@ static int set_up_tap(struct net_backend *b, const char *name, bool no_offloads,
 	return 0;
 }
 
-static int open_tap(struct net_backend *b, const char *name, bool no_offloads, struct err *e)
+int net_tap_open(const char *name, int *fd, struct err *e)
 {
 	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
 
 	if (!*name || strlen(name) >= sizeof(ifr.ifr_name))
 		return err_set(e, EINVAL, "'%s' is no name of a network interface", name);
 	memcpy(ifr.ifr_name, name, strlen(name) + 1);
-	b->kind = NET_TAP;
-	b->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-	if (b->fd < 0)
+	*fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (*fd < 0)
 		return err_sys(e, errno, "cannot open /dev/net/tun for network interface %s", name);
-	if (ioctl(b->fd, TUNSETIFF, &ifr)) {
+	if (ioctl(*fd, TUNSETIFF, &ifr)) {
 		int code = errno;
 
+		(void)close(*fd);
+		*fd = -1;
 		if (code == EPERM)
 			return err_set(e, code,
 				       "not allowed to use network interface %s; make it first: ip "
@@ -62,7 +65,15 @@ static int open_tap(struct net_backend *b, const char *name, bool no_offloads, s
 		return err_sys(e, code, "cannot use network interface %s%s", name,
 			       code == EINVAL ? " (is it a TAP with vnet_hdr?)" : "");
 	}
-	return set_up_tap(b, name, no_offloads, e);
+	return 0;
+}
+
+static int open_tap(struct net_backend *b, const char *name, bool no_offloads, struct err *e)
+{
+	int rc = net_tap_open(name, &b->fd, e);
+
+	b->kind = NET_TAP;
+	return rc ? rc : set_up_tap(b, name, no_offloads, e);
 }
 
 static int adopt_tap(struct net_backend *b, int fd, bool no_offloads, struct err *e)

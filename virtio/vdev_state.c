@@ -88,13 +88,13 @@ int vdev_check(struct vdev *d, const void *state, struct err *e)
 		else
 			rc = vq_check(&st->queues[i], d->host.mem, d->queues[i].max_size, e);
 		if (rc) {
-			err_prefix(e, "%s %u, queue %u: ", d->ops->name, d->host.instance, i);
+			err_prefix(e, "%s %u, queue %u", d->ops->name, d->host.instance, i);
 			return rc;
 		}
 	}
 	rc = d->ops->check ? d->ops->check(d, state, e) : 0;
 	if (rc)
-		err_prefix(e, "%s %u: ", d->ops->name, d->host.instance);
+		err_prefix(e, "%s %u", d->ops->name, d->host.instance);
 	return rc;
 }
 

@@ -108,7 +108,7 @@ static int change(struct machine *m, enum run_state to, enum run_state *old, str
 	return rc;
 }
 
-/* The vCPUs would not stop: back to where we were, unless the guest ended meanwhile. */
+/* The vCPUs or a device would not stop: back to where we were, unless the guest ended meanwhile. */
 static void undo_stop(struct machine *m, enum run_state tried)
 {
 	pthread_mutex_lock(&m->lock);
@@ -128,6 +128,8 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 	rc = change(m, to, &old, e);
 	if (!rc && old == RUN_RUNNING) {
 		rc = wait_all_stopped(m, e);
+		if (!rc)
+			rc = devices_pause(m->devices, e);
 		if (rc)
 			undo_stop(m, to);
 		else
@@ -148,14 +150,34 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 	return rc;
 }
 
+/*
+ * Before vCPUs run. Devices that are resumed write to RAM, so not while anybody else has a claim on
+ * it: only if the state allows to run, which nobody but a guest's end changes while `op` is held.
+ */
+static bool wake_devices(struct machine *m, enum run_state from)
+{
+	bool may;
+
+	pthread_mutex_lock(&m->lock);
+	may = m->state == from && may_become(from, RUN_RUNNING);
+	pthread_mutex_unlock(&m->lock);
+	if (!may)
+		return false;
+	serial_resume(m->serial);
+	devices_resume(m->devices);
+	if (m->arrived)
+		devices_announce(m->devices);
+	m->arrived = false;
+	return true;
+}
+
 int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e)
 {
-	bool changed = false;
+	bool changed = false, awake;
 	int rc = 0;
 
 	pthread_mutex_lock(&m->op);
-	if (to == RUN_RUNNING)
-		serial_resume(m->serial);
+	awake = to == RUN_RUNNING && wake_devices(m, from);
 	pthread_mutex_lock(&m->lock);
 	if (m->state == from && may_become(from, to)) {
 		m->state = to;
@@ -166,8 +188,10 @@ int machine_go(struct machine *m, enum run_state from, enum run_state to, struct
 		rc = refuse(m, to == RUN_RUNNING ? "run the guest" : "go on", e);
 	}
 	pthread_mutex_unlock(&m->lock);
-	if (rc && to == RUN_RUNNING)
+	if (rc && awake) {
 		serial_pause(m->serial);
+		(void)devices_pause(m->devices, NULL);
+	}
 	pthread_mutex_unlock(&m->op);
 	if (changed && to == RUN_RUNNING)
 		emit(m, MACHINE_EVENT_RESUME);
@@ -276,6 +300,11 @@ unsigned machine_n_cpus(const struct machine *m)
 int machine_cpu_tid(const struct machine *m, unsigned cpu)
 {
 	return cpu_tid(m->cpus[cpu]);
+}
+
+struct devices *machine_devices(struct machine *m)
+{
+	return m->devices;
 }
 
 const char *machine_serial_name(const struct machine *m)

@@ -17,6 +17,7 @@
 #include "base/err.h"
 #include "mem/mem.h"
 #include "migration/machine.h"
+#include "vmm/devices.h"
 
 #define MACHINE_MAX_CPUS 64
 
@@ -57,6 +58,7 @@ enum machine_event_kind {
 	MACHINE_EVENT_RESUME, /* vCPUs run */
 	MACHINE_EVENT_END,    /* the guest ended (machine_end()) */
 	MACHINE_EVENT_BUTTON, /* the power button was pressed (machine_power_button()) */
+	MACHINE_EVENT_BALLOON, /* the guest's balloon has another size */
 	MACHINE_EVENT_QUIT,   /* the user typed Ctrl-A x; the guest goes on until somebody ends it */
 };
 
@@ -71,6 +73,8 @@ struct machine_config {
 	const char *initrd;	/* NULL = none */
 	const char *cmdline;	/* NULL = "" */
 	const char *serial;	/* stdio, file:PATH, pty, unix:PATH, none */
+	struct devices_config devices;
+	bool virtio_cmdline;	/* tell any kernel of the devices on its command line, not just Linux */
 	bool debug_exit;	/* isa-debug-exit at port 0xf4 */
 	int kvm_fd;		/* an open /dev/kvm (ours from now on), or -1: open it here */
 	bool incoming;		/* start in RUN_INMIGRATE instead of loading a kernel */
@@ -110,8 +114,16 @@ int machine_cpu_tid(const struct machine *m, unsigned cpu);
 /* Where the serial port is, for people and programs ("pty:/dev/pts/3", "unix:/run/x"). Owned by m. */
 const char *machine_serial_name(const struct machine *m);
 
+/* The virtio devices. Life and state are the machine's own business. */
+struct devices *machine_devices(struct machine *m);
+
 /* The views that the migration engine works with; valid as long as the machine. */
 struct mig_machine machine_migration_view(struct machine *m);
 struct mig_dirty_source machine_dirty_source(struct machine *m);
+
+#define MACHINE_FREE_SOURCES 1
+/* Who tells of free pages (migration/free_pages.h). Returns how many there are. */
+unsigned machine_free_sources(struct machine *m,
+			      struct mig_free_source sources[MACHINE_FREE_SOURCES]);
 
 #endif

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "kvm/recover.h"
+#include "virtio/mmio.h"
 #include "vmm/boot/boot.h"
 #include "vmm/machine_impl.h"
 #include "vmm/thread.h"
@@ -50,6 +51,15 @@ static void on_quit(void *ctx)
 		m->on_event(m->event_ctx, MACHINE_EVENT_QUIT);
 }
 
+static void on_balloon(void *ctx, uint64_t actual_bytes)
+{
+	struct machine *m = ctx;
+
+	(void)actual_bytes;
+	if (m->on_event)
+		m->on_event(m->event_ctx, MACHINE_EVENT_BALLOON);
+}
+
 static void do_io(struct machine *m, const struct vcpu_exit *exit)
 {
 	uint8_t *at = exit->io.data;
@@ -68,9 +78,8 @@ bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit)
 		do_io(m, exit);
 		return true;
 	case VCPU_EXIT_MMIO:
-		/* No device lives in memory: reads see an empty bus. */
-		if (!exit->mmio.write)
-			memset(exit->mmio.data, 0xff, exit->mmio.len);
+		mmio_bus_access(&m->mmio, exit->mmio.write, exit->mmio.gpa, exit->mmio.len,
+				exit->mmio.data);
 		return true;
 	case VCPU_EXIT_INTERRUPTED:
 		return true;
@@ -150,6 +159,15 @@ static int build_devices(struct machine *m, const struct machine_config *cfg, st
 		.on_power_off = on_power_off,
 		.ctx = m,
 	};
+	const struct devices_host host = {
+		.vm = m->vm,
+		.mem = m->mem,
+		.loop = m->loop,
+		.bus = &m->mmio,
+		.on_balloon = on_balloon,
+		.on_quit = on_quit,
+		.ctx = m,
+	};
 	int rc = serial_new(&m->serial, &serial, e);
 
 	if (rc) {
@@ -161,6 +179,8 @@ static int build_devices(struct machine *m, const struct machine_config *cfg, st
 		rc = reset_new(&m->reset, &reset, e);
 	if (!rc)
 		rc = acpi_pm_new(&m->acpi_pm, &acpi_pm, e);
+	if (!rc)
+		rc = devices_new(&m->devices, &cfg->devices, &host, e);
 	return rc;
 }
 
@@ -179,13 +199,30 @@ static int enter_at(struct vcpu *v, const struct boot_entry *entry, struct err *
 
 static int load_kernel(struct machine *m, const struct machine_config *cfg, struct err *e)
 {
+	char device_args[DEVICES_CMDLINE_BYTES];
+	struct acpi_mmio mmio[DEVICES_MAX];
 	const struct boot_config boot = {.kernel = cfg->kernel,
 					 .initrd = cfg->initrd,
 					 .cmdline = cfg->cmdline,
+					 .linux_args = device_args,
+					 .linux_args_for_all = cfg->virtio_cmdline,
+					 .mmio = mmio,
+					 .n_mmio = devices_count(m->devices),
 					 .n_cpus = cfg->n_cpus};
 	struct boot_entry entry;
-	int rc = boot_load(m->mem, &boot, &entry, e);
+	int rc;
 
+	for (unsigned i = 0; i < boot.n_mmio; i++) {
+		struct device_info info;
+
+		devices_info(m->devices, i, &info);
+		mmio[i] = (struct acpi_mmio){.base = (uint32_t)info.gpa,
+					     .size = VDEV_MMIO_BYTES,
+					     .gsi = info.gsi,
+					     .edge = true};
+	}
+	devices_cmdline(m->devices, device_args);
+	rc = boot_load(m->mem, &boot, &entry, e);
 	return rc ? rc : enter_at(m->vcpus[0], &entry, e);
 }
 
@@ -221,11 +258,13 @@ static int build(struct machine *m, const struct machine_config *cfg, int *kvm_f
 	m->on_event = cfg->on_event;
 	m->event_ctx = cfg->event_ctx;
 	m->name = strdup(cfg->name ? cfg->name : "");
-	if (!m->name || machine_sections_init(m) || loop_new(&m->loop))
+	if (!m->name || loop_new(&m->loop))
 		return err_set(e, ENOMEM, "out of memory or file descriptors");
 	rc = build_vm(m, cfg, kvm_fd, e);
 	if (!rc)
 		rc = build_devices(m, cfg, e);
+	if (!rc && machine_sections_init(m))
+		rc = err_set(e, ENOMEM, "out of memory");
 	if (!rc && !cfg->incoming)
 		rc = load_kernel(m, cfg, e);
 	if (!rc)
@@ -294,8 +333,11 @@ void machine_free(struct machine *m)
 	if (!end_threads(m)) {
 		if (m->serial)
 			serial_restore_terminal(m->serial);
+		if (m->devices)
+			devices_restore_terminal(m->devices);
 		return; /* a thread may still use any of it */
 	}
+	devices_free(m->devices);
 	serial_free(m->serial);
 	acpi_pm_free(m->acpi_pm);
 	reset_free(m->reset);

@@ -26,6 +26,7 @@
 #include "vmm/dev/acpi_pm.h"
 #include "vmm/dev/bus.h"
 #include "vmm/dev/cmos.h"
+#include "vmm/dev/mmio_bus.h"
 #include "vmm/dev/reset.h"
 #include "vmm/dev/serial.h"
 #include "vmm/machine.h"
@@ -48,7 +49,7 @@ struct machine_sections {
 	struct reset_state reset;
 	struct acpi_pm_state acpi_pm;
 	struct tsc_shift shift; /* what loading the clock gave, for the vCPUs */
-	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS];
+	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS + DEVICES_MAX];
 	unsigned n;
 };
 
@@ -63,6 +64,7 @@ struct machine {
 	struct vcpu *vcpus[MACHINE_MAX_CPUS];
 	struct cpu *cpus[MACHINE_MAX_CPUS];
 	struct io_bus bus;
+	struct mmio_bus mmio;
 	struct loop *loop;
 	struct thread io_thread;
 	bool has_io_thread;
@@ -70,12 +72,14 @@ struct machine {
 	struct cmos *cmos;
 	struct reset *reset;
 	struct acpi_pm *acpi_pm;
+	struct devices *devices;
 
 	/* the migration's threads */
 	struct dirty_log log;
 	struct machine_sections sections;
 
 	pthread_mutex_t op;
+	bool arrived; /* under op: a guest was loaded, and the network has not been told */
 	pthread_mutex_t lock; /* guards what follows */
 	enum run_state state;
 	enum run_state before_migration; /* valid in RUN_FINISH_MIGRATE */
@@ -94,7 +98,7 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 /* From one of the states in which nothing runs to another, or to RUN_RUNNING. */
 int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e);
 
-/* Room for the state and the list of sections. -ENOMEM. */
+/* Room for the state and the list of sections; the devices are there. -ENOMEM. */
 int machine_sections_init(struct machine *m);
 void machine_sections_free(struct machine *m);
 

@@ -28,6 +28,14 @@ int machine_sections_init(struct machine *m)
 	add_section(s, 0, &cmos_table, &s->cmos);
 	add_section(s, 0, &reset_table, &s->reset);
 	add_section(s, 0, &acpi_pm_table, &s->acpi_pm);
+	for (unsigned i = 0; i < devices_count(m->devices); i++) {
+		const struct field_table *table;
+		uint32_t instance;
+		void *state;
+
+		devices_section(m->devices, i, &instance, &table, &state);
+		add_section(s, instance, table, state);
+	}
 	return 0;
 }
 
@@ -121,6 +129,7 @@ static int view_collect(void *ctx, struct err *e)
 		cmos_save(m->cmos, &s->cmos);
 		reset_save(m->reset, &s->reset);
 		acpi_pm_save(m->acpi_pm, &s->acpi_pm);
+		devices_save(m->devices);
 	}
 	pthread_mutex_unlock(&m->op);
 	return rc;
@@ -153,6 +162,8 @@ static int check_sections(struct machine *m, struct err *e)
 		rc = reset_check(&s->reset, e);
 	if (!rc)
 		rc = acpi_pm_check(&s->acpi_pm, e);
+	if (!rc)
+		rc = devices_check(m->devices, e);
 	return rc;
 }
 
@@ -170,6 +181,7 @@ static int load_sections(struct machine *m, struct err *e)
 	acpi_pm_load(m->acpi_pm, &s->acpi_pm);
 	cmos_load(m->cmos, &s->cmos);
 	reset_load(m->reset, &s->reset);
+	devices_load(m->devices);
 	rc = vm_irq_load(m->vm, &s->irq, e);
 	if (!rc)
 		rc = vm_pit_load(m->vm, &s->pit, e);
@@ -187,6 +199,7 @@ static int view_apply(void *ctx, struct err *e)
 	rc = check_sections(m, e);
 	if (!rc)
 		rc = load_sections(m, e);
+	m->arrived = !rc;
 	pthread_mutex_unlock(&m->op);
 	return rc;
 }

@@ -9,6 +9,7 @@
  *	1. priv_user()		who is --user?
  *	2. ctl_make_dir()	/run/ferry/USER, needs root
  *	3. open /dev/kvm	with --user only: the user need not have access to it
+ *	   open TAP interfaces	a new one, or one that is another user's, needs CAP_NET_ADMIN
  *	4. priv_drop()		ids, groups, capabilities, no_new_privs
  *	5. everything else: control socket, RAM, kernel image, serial port, migration sockets
  *

@@ -13,7 +13,7 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
                                 "..", "..", "scripts", "lib"))
 import ferrylab  # noqa: E402 (the path comes first)
-from ferrylab import FERRY, Lab, free_port, guest  # noqa: E402,F401
+from ferrylab import FERRY, Lab, LabError, free_port, guest  # noqa: E402,F401
 
 KVM_PROBLEM = ferrylab.kvm_problem()
 GUEST_SECONDS = 60    # for an answer of a guest, on a machine that is busy with other things

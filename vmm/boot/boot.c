@@ -2,6 +2,7 @@
 #include "vmm/boot/boot.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -117,7 +118,42 @@ static int unknown_kind(const struct load *l, struct err *e)
 		       l->kernel.what, l->kernel.path);
 }
 
-static int load_kernel(struct load *l, struct boot_entry *out, struct err *e)
+static int too_long(size_t len, struct err *e)
+{
+	return err_set(e, E2BIG, "the kernel command line has %zu bytes, at most %d are possible",
+		       len, LOAD_CMDLINE_BYTES - 1);
+}
+
+/* Does the command line switch ACPI off, and with it what the DSDT says? */
+static bool no_acpi(const char *cmdline)
+{
+	static const char word[] = "acpi=off";
+	size_t len = sizeof(word) - 1;
+
+	for (const char *at = cmdline; (at = strstr(at, word)); at += len)
+		if ((at == cmdline || at[-1] == ' ') && (!at[len] || at[len] == ' '))
+			return true;
+	return false;
+}
+
+static int add_linux_args(struct load *l, const struct boot_config *cfg, struct err *e)
+{
+	bool is_linux = l->is_elf ? l->elf.is_linux : linux_is(l);
+	bool wanted = cfg->linux_args_for_all || (is_linux && no_acpi(l->cmdline));
+
+	if (!cfg->linux_args || !cfg->linux_args[0] || !wanted)
+		return 0;
+	if (asprintf(&l->cmdline_own, "%s%s%s", cfg->linux_args, l->cmdline[0] ? " " : "",
+		     l->cmdline) < 0) {
+		l->cmdline_own = NULL;
+		return err_set(e, ENOMEM, "out of memory for the kernel command line");
+	}
+	l->cmdline = l->cmdline_own;
+	return strlen(l->cmdline) < LOAD_CMDLINE_BYTES ? 0 : too_long(strlen(l->cmdline), e);
+}
+
+static int load_kernel(struct load *l, const struct boot_config *cfg, struct boot_entry *out,
+		       struct err *e)
 {
 	uint32_t header;
 	int rc;
@@ -132,11 +168,14 @@ static int load_kernel(struct load *l, struct boot_entry *out, struct err *e)
 		rc = elf_parse(&l->kernel, &l->elf, e);
 		if (rc)
 			return rc;
-		if (l->elf.has_pvh_entry)
-			return pvh_load(l, out, e);
-	} else if (linux_is(l)) {
-		return linux_load(l, out, e);
 	}
+	rc = add_linux_args(l, cfg, e);
+	if (rc)
+		return rc;
+	if (l->is_elf && l->elf.has_pvh_entry)
+		return pvh_load(l, out, e);
+	if (!l->is_elf && linux_is(l))
+		return linux_load(l, out, e);
 	rc = multiboot_find(l, &header, e);
 	if (rc == -ENOENT)
 		return unknown_kind(l, e);
@@ -150,9 +189,7 @@ int boot_load(struct mem *m, const struct boot_config *cfg, struct boot_entry *o
 	int rc;
 
 	if (strlen(cmdline) >= LOAD_CMDLINE_BYTES)
-		return err_set(e, E2BIG,
-			       "the kernel command line has %zu bytes, at most %d are possible",
-			       strlen(cmdline), LOAD_CMDLINE_BYTES - 1);
+		return too_long(strlen(cmdline), e);
 	l = calloc(1, sizeof(*l));
 	if (!l)
 		return err_set(e, ENOMEM, "out of memory for loading the kernel image");
@@ -163,9 +200,10 @@ int boot_load(struct mem *m, const struct boot_config *cfg, struct boot_entry *o
 		.n_cpus = cfg->n_cpus, .mmio = cfg->mmio, .n_mmio = cfg->n_mmio};
 	rc = image_open(&l->kernel, "kernel image", cfg->kernel, e);
 	if (!rc) {
-		rc = load_kernel(l, out, e);
+		rc = load_kernel(l, cfg, out, e);
 		image_close(&l->kernel);
 	}
+	free(l->cmdline_own);
 	free(l);
 	return rc;
 }

@@ -13,6 +13,7 @@
 #ifndef VMM_BOOT_BOOT_H
 #define VMM_BOOT_BOOT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -23,6 +24,13 @@ struct boot_config {
 	const char *kernel;  /* path; not NULL */
 	const char *initrd;  /* path or NULL */
 	const char *cmdline; /* NULL = "" */
+	/*
+	 * What goes before the command line of a Linux kernel (a bzImage, or an ELF with a note of
+	 * the owner "Linux") that is told acpi=off, or of any; "" or NULL = nothing. Before it,
+	 * because what follows a "--" there is no longer the kernel's.
+	 */
+	const char *linux_args;
+	bool linux_args_for_all;
 	unsigned n_cpus;     /* for the tables that tell the guest of them; 0 = no tables */
 	const struct acpi_mmio *mmio; /* virtio-mmio devices, for the tables as well */
 	unsigned n_mmio;

@@ -13,6 +13,7 @@
 
 #define XEN_NOTE_OWNER        "Xen"
 #define XEN_NOTE_PHYS32_ENTRY 18
+#define LINUX_NOTE_OWNER      "Linux"
 
 /* A program header, whatever the class. */
 struct phdr {
@@ -156,10 +157,15 @@ static void skip_to(struct rbuf *r, size_t align)
 	(void)get_bytes(r, pad <= rbuf_left(r) ? pad : rbuf_left(r));
 }
 
+static bool is_owner(const void *name, uint32_t name_bytes, const char *owner)
+{
+	return name_bytes == strlen(owner) + 1 && !memcmp(name, owner, name_bytes);
+}
+
 /* Look through one segment of notes. What cannot be understood ends it, and is no error. */
 static void scan_notes(struct elf *out, struct rbuf *r, size_t align)
 {
-	while (rbuf_left(r) && !r->bad && !out->has_pvh_entry) {
+	while (rbuf_left(r) && !r->bad) {
 		uint32_t name_bytes = get_u32(r), desc_bytes = get_u32(r), type = get_u32(r);
 		const void *name = get_bytes(r, name_bytes);
 		struct rbuf desc;
@@ -168,9 +174,12 @@ static void scan_notes(struct elf *out, struct rbuf *r, size_t align)
 		skip_to(r, align);
 		at = get_bytes(r, desc_bytes);
 		skip_to(r, align);
-		if (!name || !at || type != XEN_NOTE_PHYS32_ENTRY ||
-		    name_bytes != sizeof(XEN_NOTE_OWNER) ||
-		    memcmp(name, XEN_NOTE_OWNER, sizeof(XEN_NOTE_OWNER)) != 0)
+		if (!name || !at)
+			continue;
+		if (is_owner(name, name_bytes, LINUX_NOTE_OWNER))
+			out->is_linux = true;
+		if (out->has_pvh_entry || type != XEN_NOTE_PHYS32_ENTRY ||
+		    !is_owner(name, name_bytes, XEN_NOTE_OWNER))
 			continue;
 		rbuf_init(&desc, ORDER_LITTLE, at, desc_bytes);
 		out->pvh_entry = get_word(&desc, desc_bytes == 8);
@@ -185,7 +194,7 @@ static int parse_notes(const struct image *img, struct elf *out, const struct ph
 	void *bytes;
 	int rc;
 
-	if (!p->file_bytes || out->has_pvh_entry)
+	if (!p->file_bytes)
 		return 0;
 	if (p->offset > img->size_bytes || p->file_bytes > img->size_bytes - p->offset)
 		return broken(img, e, "its notes reach beyond the end of the file");

@@ -30,6 +30,7 @@ struct load {
 	struct mem *m;
 	struct image kernel;
 	const char *cmdline;
+	char *cmdline_own; /* it, if it was put together here */
 	size_t head_bytes;
 	uint8_t head[LOAD_HEAD_BYTES];
 	bool is_elf;

@@ -163,6 +163,17 @@ static void print_migration(const json_t *migration)
 		progress_summary(&p, stdout);
 }
 
+static void print_devices(const json_t *devices)
+{
+	const json_t *d;
+	size_t i;
+
+	json_array_foreach(devices, i, d)(void)
+		printf("device     %s %" JSON_INTEGER_FORMAT "%s%s\n", text(d, "name"),
+		       json_integer_value(json_object_get(d, "instance")),
+		       *text(d, "backend") ? "  " : "", text(d, "backend"));
+}
+
 static void print_status(const struct client *c, const json_t *all)
 {
 	const json_t *status = json_object_get(all, "status");
@@ -178,6 +189,7 @@ static void print_status(const struct client *c, const json_t *all)
 							  status, "x-ferry-memory-bytes")),
 						  mem, sizeof(mem)));
 	(void)printf("serial     %s\n", text(status, "x-ferry-serial"));
+	print_devices(json_object_get(status, "x-ferry-devices"));
 	(void)printf("process    %d\n", (int)client_pid(c));
 	(void)printf("control    %s\n", client_path(c));
 	print_migration(json_object_get(all, "migration"));

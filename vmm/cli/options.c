@@ -73,6 +73,13 @@ char *size_text(uint64_t bytes, char *buf, size_t buf_bytes)
 	return buf;
 }
 
+static bool may_repeat(const struct opt *o)
+{
+	size_t len = o->value ? strlen(o->value) : 0;
+
+	return len >= 3 && !strcmp(o->value + len - 3, "...");
+}
+
 static const struct opt *find_opt(const struct opt *table, const char *name, size_t len)
 {
 	for (; table->name; table++)
@@ -96,7 +103,7 @@ static int take_opt(const struct opt *table, int argc, char *const *argv, uint32
 	if (!o)
 		return err_set(e, EINVAL, "unknown option '--%.*s'", len > 40 ? 40 : (int)len,
 			       name);
-	if (*seen & 1u << (o - table))
+	if (*seen & 1u << (o - table) && !may_repeat(o))
 		return err_set(e, EINVAL, "--%s is given twice", o->name);
 	*seen |= 1u << (o - table);
 	if (!o->value && value)

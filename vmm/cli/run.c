@@ -12,6 +12,25 @@
 #include "vmm/ctl/session.h"
 #include "vmm/priv.h"
 
+/* Network interfaces that only root may use. */
+static int open_taps(struct run_options *o, struct err *e)
+{
+	int rc = 0, fd;
+
+	for (unsigned i = 0; i < o->n_nets && !rc; i++) {
+		const char *name = net_option_tap(&o->nets[i]);
+
+		if (!name)
+			continue;
+		rc = net_tap_open(name, &fd, e);
+		if (rc)
+			err_prefix(e, "--net");
+		else
+			net_option_set_tap_fd(&o->nets[i], fd);
+	}
+	return rc;
+}
+
 static int open_kvm(int *fd, struct err *e)
 {
 	*fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -22,7 +41,7 @@ static int open_kvm(int *fd, struct err *e)
  * All that needs privileges, then give them up (vmm/priv.h), then the control socket. On success
  * *kvm_fd is /dev/kvm or -1.
  */
-static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kvm_fd, struct err *e)
+static int prepare(struct run_options *o, struct ctl_socket *sock, int *kvm_fd, struct err *e)
 {
 	struct priv_user user, *become = NULL;
 	char path[CTL_PATH_BYTES];
@@ -46,12 +65,32 @@ static int prepare(const struct run_options *o, struct ctl_socket *sock, int *kv
 	if (!rc && become)
 		rc = open_kvm(kvm_fd, e);
 	if (!rc)
+		rc = open_taps(o, e);
+	if (!rc)
 		rc = priv_drop(become, e);
 	if (!rc)
 		rc = ctl_listen(sock, control, o->control ? NULL : o->name, e);
 	if (rc && *kvm_fd >= 0)
 		(void)close(*kvm_fd);
 	return rc;
+}
+
+/* It points into *o. */
+static struct devices_config devices_of(const struct run_options *o)
+{
+	struct devices_config cfg = {
+		.n_disks = o->n_disks,
+		.n_nets = o->n_nets,
+		.rng = o->rng,
+		.balloon = o->balloon,
+		.console = o->console,
+	};
+
+	for (unsigned i = 0; i < o->n_disks; i++)
+		cfg.disks[i] = disk_option_config(&o->disks[i]);
+	for (unsigned i = 0; i < o->n_nets; i++)
+		cfg.nets[i] = net_option_config(&o->nets[i]);
+	return cfg;
 }
 
 static int create(struct session *s, const struct run_options *o, int kvm_fd, struct err *e)
@@ -65,6 +104,8 @@ static int create(struct session *s, const struct run_options *o, int kvm_fd, st
 		.initrd = o->incoming ? NULL : o->initrd,
 		.cmdline = o->incoming ? NULL : o->cmdline,
 		.serial = o->serial,
+		.devices = devices_of(o),
+		.virtio_cmdline = o->virtio_cmdline,
 		.debug_exit = o->debug_exit,
 		.kvm_fd = kvm_fd,
 		.incoming = o->incoming,
@@ -172,7 +213,8 @@ static void help(void)
 	(void)printf("usage: ferry run --kernel FILE [OPTION...]\n"
 		     "       ferry run --incoming tcp:HOST:PORT|unix:PATH|defer [OPTION...]\n\n"
 		     "Run a guest, or wait for one that is migrated here. Options of the guest's\n"
-		     "shape (--mem, --cpus) must be the same on both sides of a migration.\n\n");
+		     "shape (--mem, --cpus, devices) must be the same on both sides of a "
+		     "migration.\n\n");
 	run_options_help(stdout);
 	(void)printf(
 		"\nThe exit status is 0 if the guest switched itself off or was ended, 1 after\n"

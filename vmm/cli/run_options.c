@@ -91,9 +91,9 @@ static int set_control(void *out, const char *value, struct err *e)
 	return ctl_path_check(value, e);
 }
 
-static int set_serial(void *out, const char *value, struct err *e)
+/* Is it a back-end as vmm/dev/chardev.h has them? */
+static int check_chardev(const char *value, struct err *e)
 {
-	((struct run_options *)out)->serial = value;
 	if (!strcmp(value, "stdio") || !strcmp(value, "pty") || !strcmp(value, "none"))
 		return 0;
 	if (!strncmp(value, "file:", 5) && value[5])
@@ -106,6 +106,57 @@ static int set_serial(void *out, const char *value, struct err *e)
 		return 0;
 	}
 	return err_set(e, EINVAL, "expected stdio, file:PATH, pty, unix:PATH or none");
+}
+
+static int set_serial(void *out, const char *value, struct err *e)
+{
+	((struct run_options *)out)->serial = value;
+	return check_chardev(value, e);
+}
+
+static int set_console(void *out, const char *value, struct err *e)
+{
+	((struct run_options *)out)->console = value;
+	return check_chardev(value, e);
+}
+
+static int add_disk(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+
+	if (o->n_disks == DEVICES_MAX_DISKS)
+		return err_set(e, EINVAL, "a guest has at most %u disks", DEVICES_MAX_DISKS);
+	return disk_option_parse(value, &o->disks[o->n_disks++], e);
+}
+
+static int add_net(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+
+	if (o->n_nets == DEVICES_MAX_NETS)
+		return err_set(e, EINVAL, "a guest has at most %u network cards", DEVICES_MAX_NETS);
+	return net_option_parse(value, &o->nets[o->n_nets++], e);
+}
+
+static int set_rng(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->rng = true;
+	return 0;
+}
+
+static int set_balloon(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->balloon = true;
+	return 0;
+}
+
+static int set_virtio_cmdline(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->virtio_cmdline = true;
+	return 0;
 }
 
 static int set_incoming(void *out, const char *value, struct err *e)
@@ -142,7 +193,7 @@ static int set_paused(void *out, const char *value, struct err *e)
 }
 
 static const struct opt run_table[] = {
-	{"kernel", "FILE", "what to boot: an ELF image, by PVH or Multiboot", set_kernel},
+	{"kernel", "FILE", "what to boot: a Linux bzImage, or an ELF image by PVH or Multiboot", set_kernel},
 	{"initrd", "FILE", "initial RAM disk, or first module", set_initrd},
 	{"cmdline", "TEXT", "the kernel's command line (--cmdline=TEXT if it begins with --)",
 	 set_cmdline},
@@ -154,6 +205,16 @@ static const struct opt run_table[] = {
 	{"control", "SOCK", "path of the control socket (default: see ferry(1))", set_control},
 	{"serial", "stdio|file:PATH|pty|unix:PATH|none", "the serial port (default stdio)",
 	 set_serial},
+	{"disk", "PATH[,ro][,direct][,queues=N][,serial=TEXT]...",
+	 "a disk: a raw image or a block device; up to 4", add_disk},
+	{"net", "tap=IFNAME|unix=PATH|dgram=OURS,peer=PATH[,mac=M]...", "a network card; up to 2",
+	 add_net},
+	{"rng", NULL, "an entropy device", set_rng},
+	{"balloon", NULL, "a memory balloon, for the QMP command balloon", set_balloon},
+	{"console", "stdio|file:PATH|pty|unix:PATH|none", "a virtio console", set_console},
+	{"virtio-cmdline", NULL,
+	 "tell kernels that are not Linux of the devices on their command line, too",
+	 set_virtio_cmdline},
 	{"incoming", "tcp:HOST:PORT|unix:PATH|defer",
 	 "wait for a guest that is migrated here (no HOST: 127.0.0.1)", set_incoming},
 	{"debug-exit", NULL, "a byte V written to port 0xf4 ends ferry with status 2*V+1",
@@ -173,7 +234,7 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 	struct opts_args args;
 	int rc;
 
-	*o = (struct run_options){.mem_bytes = MEM_DEFAULT_BYTES, .n_cpus = 1, .serial = "stdio"};
+	*o = (struct run_options){.mem_bytes = MEM_DEFAULT_BYTES, .n_cpus = 1};
 	(void)snprintf(o->name, sizeof(o->name), "vm-%d", (int)getpid());
 	rc = opts_parse(run_table, argc, argv, 0, o, &args, e);
 	o->help = args.help;
@@ -183,6 +244,12 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 		return err_set(e, EINVAL,
 			       "nothing to run: give --kernel FILE, or --incoming tcp:HOST:PORT to "
 			       "wait for a guest");
+	if (o->console && o->serial && !strcmp(o->console, "stdio") && !strcmp(o->serial, "stdio"))
+		return err_set(e, EINVAL,
+			       "--serial and --console cannot both be at stdio: give one of them "
+			       "another place");
+	if (!o->serial)
+		o->serial = o->console && !strcmp(o->console, "stdio") ? "none" : "stdio";
 	if (o->paused && o->incoming)
 		return err_set(e, EINVAL,
 			       "--paused does not go with --incoming: a guest arrives running or "

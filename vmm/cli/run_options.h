@@ -3,6 +3,7 @@
 #ifndef VMM_CLI_RUN_OPTIONS_H
 #define VMM_CLI_RUN_OPTIONS_H
 
+#include "vmm/cli/device_options.h"
 #include "vmm/cli/options.h"
 #include "vmm/ctl/path.h"
 #include "vmm/machine.h"
@@ -15,7 +16,14 @@ struct run_options {
 	unsigned n_cpus;
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
-	const char *serial;
+	const char *serial;  /* NULL: not given */
+	struct disk_option disks[DEVICES_MAX_DISKS];
+	unsigned n_disks;
+	struct net_option nets[DEVICES_MAX_NETS];
+	unsigned n_nets;
+	bool rng, balloon;
+	const char *console; /* NULL: none */
+	bool virtio_cmdline;
 	bool incoming; /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
 	const char
 		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */

@@ -9,6 +9,26 @@ static int done(json_t *value, json_t **ret)
 	return value ? 0 : -ENOMEM;
 }
 
+/* [{"name", "instance", "address", "interrupt", "backend"}]; NULL without memory. */
+static json_t *devices(struct machine *m)
+{
+	const struct devices *ds = machine_devices(m);
+	json_t *list = json_array();
+	struct device_info d;
+
+	for (unsigned i = 0; i < devices_count(ds); i++) {
+		devices_info(ds, i, &d);
+		if (json_array_append_new(list, json_pack("{s:s,s:i,s:o,s:i,s:o}", "name", d.name,
+							  "instance", (int)d.instance, "address",
+							  qmp_uint(d.gpa), "interrupt", (int)d.gsi,
+							  "backend", qmp_text(d.backend)))) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
@@ -17,11 +37,11 @@ static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct 
 	json_t *o;
 
 	(void)args, (void)e;
-	o = json_pack("{s:s,s:b,s:b,s:o,s:o,s:o}", "status", machine_state_name(state), "running",
-		      state == RUN_RUNNING, "singlestep", 0, "x-ferry-serial",
+	o = json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o}", "status", machine_state_name(state),
+		      "running", state == RUN_RUNNING, "singlestep", 0, "x-ferry-serial",
 		      qmp_text(machine_serial_name(s->machine)), "x-ferry-memory-bytes",
 		      qmp_uint(machine_mem(s->machine)->size_bytes), "x-ferry-cpus",
-		      qmp_uint(machine_n_cpus(s->machine)));
+		      qmp_uint(machine_n_cpus(s->machine)), "x-ferry-devices", devices(s->machine));
 	machine_end(s->machine, &end);
 	if (o && end.kind != END_NONE &&
 	    json_object_set_new(o, "x-ferry-end", qmp_text(end.text))) {
@@ -121,6 +141,8 @@ static const struct qmp_command table[] = {
 	{.name = "query-name", .run = cmd_query_name},
 	{.name = "query-kvm", .run = cmd_query_kvm},
 	{.name = "query-cpus-fast", .run = cmd_query_cpus},
+	{.name = "balloon", .run = cmd_balloon, .args = {{"value", QMP_UINT, false}}},
+	{.name = "query-balloon", .run = cmd_query_balloon},
 	{.name = "stop", .run = cmd_stop},
 	{.name = "cont", .run = cmd_cont},
 	{.name = "system_powerdown", .run = cmd_system_powerdown},

@@ -8,6 +8,9 @@
 /* The table, with the session as context. */
 struct qmp_table session_commands(struct session *s);
 
+/* Those of balloon_commands.c. */
+qmp_command_fn cmd_balloon, cmd_query_balloon;
+
 /* Those of migrate_commands.c. */
 qmp_command_fn cmd_migrate, cmd_migrate_incoming, cmd_migrate_cancel, cmd_query_migrate,
 	cmd_set_parameters, cmd_query_parameters, cmd_set_capabilities, cmd_query_capabilities,

@@ -50,6 +50,7 @@ static json_t *ram_json(const struct mig_status *s)
 	add_uint(&o, "remaining", s->remaining_bytes);
 	add_uint(&o, "total", s->ram_total_bytes);
 	add_uint(&o, "duplicate", s->zero_pages);
+	add_uint(&o, "x-ferry-free-pages", s->free_pages);
 	add_uint(&o, "normal", s->normal_pages);
 	add_uint(&o, "normal-bytes", s->normal_pages * s->page_bytes);
 	add_uint(&o, "dirty-pages-rate", s->dirty_pages_per_s);

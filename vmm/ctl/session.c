@@ -147,6 +147,10 @@ static void machine_happened(struct session *s, enum machine_event_kind kind)
 	case MACHINE_EVENT_BUTTON:
 		tell(s, "POWERDOWN", NULL);
 		break;
+	case MACHINE_EVENT_BALLOON:
+		__atomic_store_n(&s->balloon_queued, false, __ATOMIC_RELEASE);
+		session_balloon_changed(s);
+		break;
 	case MACHINE_EVENT_END:
 		guest_ended(s);
 		break;
@@ -266,7 +270,13 @@ static void put_event(struct session *s, struct session_event what)
 
 void session_on_machine(void *ctx, enum machine_event_kind kind)
 {
-	put_event(ctx, (struct session_event){.from = FROM_MACHINE, .machine = kind});
+	struct session *s = ctx;
+
+	/* The guest decides how many there are: one in the queue stands for all. */
+	if (kind == MACHINE_EVENT_BALLOON &&
+	    __atomic_exchange_n(&s->balloon_queued, true, __ATOMIC_ACQ_REL))
+		return;
+	put_event(s, (struct session_event){.from = FROM_MACHINE, .machine = kind});
 }
 
 static void on_source(void *ctx, const struct mig_event *ev)
@@ -348,6 +358,8 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		.mem = machine_mem(s->machine),
 		.dirty = machine_dirty_source(s->machine),
 		.machine = machine_migration_view(s->machine),
+		.free_sources = s->free_sources,
+		.n_free_sources = machine_free_sources(s->machine, s->free_sources),
 		.params = *params,
 		.on_event = on_source,
 		.event_ctx = s,
@@ -443,6 +455,7 @@ int session_init(struct session *s, const char *name, struct err *e)
 		.name = name,
 		.signal_fd = -1,
 		.quit_timer_fd = -1,
+		.balloon_timer_fd = -1,
 		.params = {.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
 			   .downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT},
 	};
@@ -479,6 +492,8 @@ void session_free(struct session *s)
 		(void)close(s->signal_fd);
 	if (s->quit_timer_fd >= 0)
 		(void)close(s->quit_timer_fd);
+	if (s->balloon_timer_fd >= 0)
+		(void)close(s->balloon_timer_fd);
 	loop_free(s->loop);
 	(void)pthread_mutex_destroy(&s->lock);
 }

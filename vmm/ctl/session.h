@@ -39,16 +39,21 @@ struct session {
 	bool migration_events; /* the capability "events" */
 	struct mig_source *source;
 	struct mig_source_config source_cfg;
+	struct mig_free_source free_sources[MACHINE_FREE_SOURCES]; /* source_cfg points to them */
 	char source_uri[MIG_URI_BYTES];
 	struct mig_dest *dest;
 	struct mig_dest_config dest_cfg;
 	char dest_uri[MIG_URI_BYTES];
+	/* balloon_commands.c: no more than one event a second */
+	int balloon_timer_fd;
+	bool balloon_waits, balloon_again;
 	/* the end */
 	bool quitting;
 	int exit_status;
 	int quit_timer_fd;
 	unsigned quit_ticks;
 	/* any thread */
+	bool balloon_queued; /* atomic: an event of it is in the queue */
 	pthread_mutex_t lock; /* guards the queue */
 	struct session_event *events, **events_end;
 };
@@ -65,6 +70,9 @@ void session_free(struct session *s);
 
 /* The machine's event callback, ctx = the session. */
 void session_on_machine(void *ctx, enum machine_event_kind kind);
+
+/* Tell the clients that the balloon has another size. */
+void session_balloon_changed(struct session *s);
 
 /* Serve clients on listen_fd (ours on success), end on these signals (blocked in every thread). */
 int session_serve(struct session *s, int listen_fd, struct err *e);

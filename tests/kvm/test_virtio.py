@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""virtio devices with Linux's drivers, and moving a guest that uses them."""
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import unittest
+
+from support_linux import MEM, LinuxSystemTest, needs_image
+from support_system import GUEST_SECONDS, LabError, SystemTest, free_port, main
+
+MIB = 1 << 20
+MAC = "52:54:00:12:34:56"
+BALLOON_SECONDS = 90
+
+
+def answer(frame):
+    """What a host with every address would answer to an ARP request or an echo request."""
+    kind = struct.unpack("!H", frame[12:14])[0]
+    ours, theirs = b"\x52\x54\x00\x00\x00\x01", frame[6:12]
+    if kind == 0x0806 and frame[20:22] == b"\0\1":
+        arp = frame[14:20] + b"\0\2" + ours + frame[38:42] + theirs + frame[28:32]
+        return theirs + ours + frame[12:14] + arp
+    if kind == 0x0800 and frame[23] == 1 and frame[34] == 8:
+        total = struct.unpack("!H", frame[36:38])[0] + 0x0800
+        total = (total & 0xffff) + (total >> 16)
+        ip = frame[14:26] + frame[30:34] + frame[26:30]
+        return theirs + ours + frame[12:14] + ip + b"\0\0" + struct.pack("!H", total) + frame[38:]
+    return None
+
+
+class Peer:
+    """The other end of --net unix=: answers every ARP and echo request."""
+
+    def __init__(self, path):
+        self.frames = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(path)
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @staticmethod
+    def _take(sock, count):
+        data = b""
+        while len(data) < count:
+            more = sock.recv(count - len(data))
+            if not more:
+                raise OSError("closed")
+            data += more
+        return data
+
+    def _serve(self):
+        try:
+            sock, _ = self._listener.accept()
+            with sock:
+                while True:
+                    size = struct.unpack("!I", self._take(sock, 4))[0]
+                    frame = answer(self._take(sock, size))
+                    self.frames += 1
+                    if frame:
+                        sock.sendall(struct.pack("!I", len(frame)) + frame)
+        except OSError:
+            pass  # the guest is gone, or the test has ended
+
+    def close(self):
+        self._listener.close()
+
+
+class VirtioTest(LinuxSystemTest):
+    def disk(self, name, mib=32, content=None):
+        path = self.lab.path(name)
+        with open(path, "wb") as image:
+            image.truncate(mib * MIB)
+            if content:
+                image.write(content)
+        return path
+
+    def console_echo(self, path, count):
+        """Whatever is sent to the guest's console comes back, whole and in order."""
+        data = os.urandom(count)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(GUEST_SECONDS)
+            sock.connect(path)
+            sender = threading.Thread(target=sock.sendall, args=(data,))
+            sender.start()
+            got = b""
+            while len(got) < count:
+                more = sock.recv(65536)
+                self.assertTrue(more, "the console was closed")
+                got += more
+            sender.join()
+        self.assertEqual(got, data)
+
+    def balloon_to(self, guest, mib):
+        """Have the guest give and take memory until it has so much; returns its MemFree in KiB."""
+        guest.qmp.execute("balloon", value=mib * MIB)
+        deadline = time.monotonic() + BALLOON_SECONDS
+        while guest.qmp.execute("query-balloon")["actual"] != mib * MIB:
+            self.assertLess(time.monotonic(), deadline, guest.qmp.execute("query-balloon"))
+            time.sleep(0.2)
+        return int(self.tell(guest, "mem")["free_kb"])
+
+
+@needs_image
+class DevicesTest(VirtioTest):
+    """All kinds of devices in one guest: booting is what takes time."""
+
+    def setUp(self):
+        super().setUp()
+        self.console = self.lab.path("console")
+        self.disk_a = self.disk("a.img")
+        self.disk_b = self.disk("b.img", 1, b"what the host wrote".ljust(512, b"."))
+        self.peer = Peer(self.lab.path("net"))
+        self.addCleanup(self.peer.close)
+
+    def check_disks(self, guest):
+        self.assertEqual(self.shell(guest, "cat /sys/block/vda/serial; echo; "
+                                           "cat /sys/block/vdb/ro /sys/block/vdb/size"),
+                         ["first", "1", "2048"])
+        self.assertEqual(self.shell(guest, "head -c 19 /dev/vdb; echo"), ["what the host wrote"])
+        self.shell(guest, "mke2fs /dev/vda >/dev/null && mkdir -p /mnt && mount /dev/vda /mnt")
+        self.tell(guest, "file /mnt/store 2")
+        self.tell(guest, "check")
+        self.tell(guest, "free all")
+        total = self.shell(guest, "md5sum /mnt/store && umount /mnt && mount /dev/vda /mnt && "
+                                  "md5sum /mnt/store")
+        self.assertEqual(total[0], total[1])
+        self.shell(guest, "echo written by the guest >/mnt/note; umount /mnt")
+        with open(self.disk_a, "rb") as image:
+            self.assertIn(b"written by the guest\n", image.read())
+
+    def check_small_ones(self, guest):
+        self.assertEqual(self.shell(guest, "cat /sys/class/misc/hw_random/rng_current"),
+                         ["virtio_rng.0"])
+        random = [self.shell(guest, "head -c 32 /dev/hwrng >/tmp/r; md5sum /tmp/r")[0]
+                  for _ in range(2)]
+        self.assertNotEqual(random[0], random[1])
+        self.tell(guest, "echo /dev/hvc0")
+        self.console_echo(self.console, 20000)
+        self.tell(guest, "net eth0 10.9.0.2/24")
+        self.assertEqual(self.shell(guest, "cat /sys/class/net/eth0/address"), [MAC])
+        ping = self.tell(guest, "ping 10.9.0.1 5")
+        self.assertEqual(ping["received"], ping["sent"])
+        self.assertGreater(self.peer.frames, 5)
+
+    def check_balloon(self, guest):
+        before = int(self.tell(guest, "mem")["free_kb"])
+        during = self.balloon_to(guest, 224)
+        self.assertAlmostEqual(before - during, 32 * 1024, delta=12288)
+        guest.qmp.wait_event("BALLOON_CHANGE", GUEST_SECONDS)
+        after = self.balloon_to(guest, 256)
+        self.assertAlmostEqual(before, after, delta=12288)
+        guest.qmp.execute("query-balloon")
+        time.sleep(1)
+        stats = guest.qmp.execute("query-balloon")["x-ferry-stats"]["stats"]
+        self.assertAlmostEqual(stats["stat-free-memory"] / 1024, after, delta=8192)
+
+    def test_devices(self):
+        guest, _ = self.start(2, extra=[
+            "--disk", f"{self.disk_a},serial=first,queues=2", "--disk", f"{self.disk_b},ro",
+            "--net", f"unix={self.lab.path('net')},mac={MAC}", "--rng", "--balloon",
+            "--console", f"unix:{self.console}"])
+        devices = guest.qmp.execute("query-status")["x-ferry-devices"]
+        self.assertEqual([(d["name"], d["instance"]) for d in devices],
+                         [("virtio-blk", 0), ("virtio-blk", 1), ("virtio-net", 0),
+                          ("virtio-rng", 0), ("virtio-balloon", 0), ("virtio-console", 0)])
+        self.check_disks(guest)
+        self.check_small_ones(guest)
+        guest.qmp.execute("stop")
+        guest.qmp.execute("cont")
+        self.check_balloon(guest)
+        self.power_off(guest)
+
+
+@needs_image
+class MoveTest(VirtioTest):
+    """A guest is moved while it writes to its disk; its store tells what became of the writes."""
+
+    def test_move_while_writing(self):
+        console = [self.lab.path("console.src"), self.lab.path("console.dst")]
+        devices = ["--disk", self.disk("disk.img") + ",queues=2", "--rng", "--balloon"]
+        guest, _ = self.start(2, extra=[*devices, "--console", f"unix:{console[0]}"])
+        self.tell(guest, "echo /dev/hvc0")
+        self.console_echo(console[0], 2000)
+        self.balloon_to(guest, 240)
+        store = self.tell(guest, "file /dev/vda 16")["id"]
+        self.tell(guest, f"churn {store} 1000")
+
+        destination, uri = self.wait_at(mem=MEM, cpus=2, extra=[
+            *devices, "--console", f"unix:{console[1]}"])
+        self.move(guest, destination, uri)
+
+        first = self.tell(destination, f"churn {store} 1000")
+        self.tell(destination, "check")
+        last = self.tell(destination, f"churn {store} 0")
+        self.assertGreater(int(last["written"]), int(first["written"]))
+        self.tell(destination, "check")
+        self.console_echo(console[1], 2000)
+        self.assertEqual(destination.qmp.execute("query-balloon")["actual"], 240 * MIB)
+        self.balloon_to(destination, 256)
+        self.shell(destination, "head -c 16 /dev/hwrng >/dev/null")
+        self.power_off(destination)
+
+    def test_free_memory_stays(self):
+        """What the guest has just freed is not sent, what it holds arrives."""
+        guest, _ = self.start(extra=["--balloon"])
+        self.tell(guest, "fill 16")
+        freed = self.tell(guest, "fill 64")["id"]
+        self.tell(guest, f"free {freed}")
+        destination, uri = self.wait_at(mem=MEM, extra=["--balloon"])
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
+        ram = self.move(guest, destination, uri)["ram"]
+        self.assertGreater(ram["x-ferry-free-pages"] * ram["page-size"], 32 * MIB, ram)
+        self.assertLess(ram["transferred"], 64 * MIB, ram)
+        self.tell(destination, "check")
+        self.tell(destination, "fill 64")  # the guest has its free memory back
+        self.tell(destination, "check")
+        self.power_off(destination)
+
+
+@needs_image
+@unittest.skipUnless(os.geteuid() == 0, "TAP interfaces need root")
+class TapTest(VirtioTest):
+    """Two TAPs on a bridge, one for each side of a move; the bridge learns where the guest is."""
+
+    SPACE = f"ferry-virtio-{os.getpid()}"
+
+    def run_ip(self, *words):
+        done = subprocess.run(["ip", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=20, check=False)
+        self.assertEqual(done.returncode, 0, f"ip {' '.join(words)}: {done.stdout}")
+        return done.stdout
+
+    def setUp(self):
+        super().setUp()
+        self.run_ip("netns", "add", self.SPACE)
+        self.addCleanup(subprocess.run, ["ip", "netns", "delete", self.SPACE], check=False)
+        self.here = ["-n", self.SPACE]
+        self.run_ip(*self.here, "link", "add", "br0", "type", "bridge")
+        # Without an address of its own it takes a port's, another one when ports come and go.
+        self.run_ip(*self.here, "link", "set", "br0", "address", "52:54:00:00:00:01")
+        self.run_ip(*self.here, "address", "add", "10.9.0.1/24", "dev", "br0")
+        self.run_ip(*self.here, "link", "set", "br0", "up")
+
+    def launch_with_tap(self, tap, launch):
+        guest = launch(["--net", f"tap={tap},mac={MAC}"], ["ip", "netns", "exec", self.SPACE])
+        self.run_ip(*self.here, "link", "set", tap, "master", "br0", "up")
+        return guest
+
+    def bridge_port(self):
+        """The interface behind which the bridge believes the guest to be."""
+        table = subprocess.run(["bridge", "-n", self.SPACE, "fdb", "show", "br", "br0"],
+                               stdout=subprocess.PIPE, text=True, timeout=20, check=True).stdout
+        for line in table.splitlines():
+            words = line.split()
+            if words[0] == MAC and "permanent" not in words:
+                return words[words.index("dev") + 1]
+        return None
+
+    def test_tap(self):
+        source = self.launch_with_tap("tap0", lambda extra, prefix: self.launch(
+            extra=extra, prefix=prefix))
+        self.wait_ready(source)
+        self.tell(source, "net eth0 10.9.0.2/24")
+        ping = self.tell(source, "ping 10.9.0.1 20")
+        self.assertEqual(ping["received"], ping["sent"])
+        self.assertEqual(self.bridge_port(), "tap0")
+
+        uri = f"unix:{self.lab.path('move')}"
+        destination = self.launch_with_tap("tap1", lambda extra, prefix: self.lab.start(
+            "dst", mem=MEM, incoming=uri, extra=extra, prefix=prefix))
+        self.move(source, destination, uri)
+        deadline = time.monotonic() + 10
+        while self.bridge_port() != "tap1":
+            self.assertLess(time.monotonic(), deadline, "the guest was not announced")
+            time.sleep(0.05)
+        ping = self.tell(destination, "ping 10.9.0.1 20")
+        self.assertEqual(ping["received"], ping["sent"])
+        self.power_off(destination)
+
+
+class RefusalTest(SystemTest):
+    """What does not fit together, with a guest that does not care for its devices."""
+
+    def check_refused(self, source, extra, reason):
+        uri = f"tcp:127.0.0.1:{free_port()}"
+        destination, _ = self.wait_at(f"dst{uri[-5:]}", incoming=uri,
+                                      extra=["--debug-exit", *extra])
+        source.qmp.execute("migrate", uri=uri)
+        self.assert_failed(source, reason)
+        self.assert_waits(destination)
+
+    def test_other_devices(self):
+        disk, other = self.lab.path("disk"), self.lab.path("other")
+        for path, size in ((disk, MIB), (other, 2 * MIB)):
+            with open(path, "wb") as image:
+                image.truncate(size)
+        source = self.writer(extra=["--debug-exit", "--disk", disk, "--rng"])
+        self.check_refused(source, ["--disk", disk], "virtio-rng")
+        self.check_refused(source, ["--disk", disk, "--rng", "--balloon"], "same devices")
+        self.check_refused(source, ["--disk", f"{disk},queues=3", "--rng"], "queues")
+        self.check_refused(source, ["--disk", other, "--rng"], "virtio-blk 0")
+        destination, uri = self.wait_at(extra=["--debug-exit", "--disk", disk, "--rng"])
+        self.move(source, destination, uri)
+        self.verify_lives(destination)
+        self.finish(destination)
+
+    def test_no_such_backend(self):
+        for extra, reason in ((["--disk", self.lab.path("none")], "--disk: .*No such file"),
+                              (["--net", f"unix={self.lab.path('none')}"], "--net: "),
+                              (["--console", "file:/none/x"], "--console: ")):
+            with self.assertRaisesRegex(LabError, reason):
+                self.lab.start(extra[0][2:], mem="64M", incoming="defer", extra=extra)
+
+    def test_no_balloon(self):
+        source = self.writer()
+        for command, arguments in (("query-balloon", {}), ("balloon", {"value": MIB})):
+            self.assertIn("--balloon",
+                          source.qmp.try_execute(command, **arguments)["error"]["desc"])
+        self.finish(source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
