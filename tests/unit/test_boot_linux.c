@@ -192,6 +192,57 @@ START_TEST(placement)
 }
 END_TEST
 
+static int boot_args(const char *args, bool for_all, const char *cmdline)
+{
+	const struct boot_config cfg = {.kernel = bf.kernel,
+					.cmdline = cmdline,
+					.linux_args = args,
+					.linux_args_for_all = for_all};
+
+	err_clear(&bf.err);
+	return boot_load(bf.m, &cfg, &bf.entry, &bf.err);
+}
+
+static void write_elf(bool is_linux)
+{
+	const struct shape shape = {.is_linux = is_linux};
+	struct wbuf w;
+
+	make_elf(&w, &shape);
+	write_file(bf.kernel, w.data, w.len);
+	wbuf_free(&w);
+}
+
+/* Arguments that only Linux gets: in front of the user's. */
+START_TEST(linux_args)
+{
+	char *longest = calloc(1, 65536);
+
+	make_image();
+	write_file(bf.kernel, image, FILE_BYTES);
+	ck_assert_int_eq(boot_args("x=1 y", false, "a -- b"), 0);
+	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "x=1 y a -- b");
+	ck_assert_int_eq(boot_args("x=1", false, NULL), 0);
+	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "x=1");
+	ck_assert_int_eq(boot_args("", false, "a"), 0);
+	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "a");
+
+	write_elf(true);
+	ck_assert_int_eq(boot_args("x=1", false, "a"), 0);
+	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "x=1 a");
+	write_elf(false);
+	ck_assert_int_eq(boot_args("x=1", false, "a"), 0);
+	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "a");
+	ck_assert_int_eq(boot_args("x=1", true, "a"), 0);
+	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "x=1 a");
+
+	memset(longest, 'a', 65532);
+	ck_assert_int_eq(boot_args("x=1", false, longest), 0);
+	ck_assert_int_eq(boot_args("x=1", true, longest), -E2BIG);
+	free(longest);
+}
+END_TEST
+
 static const struct damage {
 	unsigned at, bytes;
 	uint64_t value;
@@ -276,8 +327,8 @@ END_TEST
 
 int main(void)
 {
-	const TTest *const tests[] = {params, initrd, limits, cut_at_every_byte,
-				      every_byte_changed};
+	const TTest *const tests[] = {
+		params, initrd, linux_args, limits, cut_at_every_byte, every_byte_changed};
 	TCase *tc = boot_case(tests, sizeof(tests) / sizeof(tests[0]));
 
 	tcase_add_loop_test(tc, placement, 0, sizeof(placements) / sizeof(placements[0]));

@@ -85,6 +85,8 @@ void make_elf(struct wbuf *w, const struct shape *s)
 	wbuf_init(&n, ORDER_LITTLE, 4096);
 	put_note(&n, "GNU", 18, 0x1234, 4, align);
 	put_note(&n, "Xen", 5, 0x1234, 8, align);
+	if (s->is_linux)
+		put_note(&n, "Linux", 0x100, 0, 1, align);
 	if (s->desc_bytes != ~0u)
 		put_note(&n, "Xen", 18, start, s->desc_bytes ? s->desc_bytes : 4, align);
 	note_bytes = (n.len + 3) & ~3ull;
