@@ -22,7 +22,10 @@ struct err {
 	char msg[ERR_MSG_BYTES];
 };
 
-#define ERR_INIT {0, ""}
+#define ERR_INIT      \
+	{             \
+		0, "" \
+	}
 
 /* Record an error unless one is there already. `code` is a positive errno. Returns -code. */
 int err_set(struct err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -244,10 +244,11 @@ static int check_counters(const struct kvm_cpuid2 *theirs, const struct kvm_cpui
 		get_regs(theirs, &counter_words[i], a);
 		get_regs(ours, &counter_words[i], b);
 		if (a[0] && memcmp(a, b, sizeof(a)))
-			return err_set(e, EINVAL,
-				       "the guest was started with performance counters that differ "
-				       "from this host's (CPUID leaf 0x%x)",
-				       counter_words[i].function);
+			return err_set(
+				e, EINVAL,
+				"the guest was started with performance counters that differ "
+				"from this host's (CPUID leaf 0x%x)",
+				counter_words[i].function);
 	}
 	return 0;
 }

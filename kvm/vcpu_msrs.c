@@ -11,15 +11,15 @@
 
 #include "base/log.h"
 
-#define MSR_HYPERV_FIRST 0x40000000u
-#define MSR_HYPERV_LAST  0x400001ffu
-#define MSR_WALL_OLD     0x11u
-#define MSR_WALL_NEW     0x4b564d00u
-#define MSR_MCG_CAP      0x179u
+#define MSR_HYPERV_FIRST      0x40000000u
+#define MSR_HYPERV_LAST       0x400001ffu
+#define MSR_WALL_OLD          0x11u
+#define MSR_WALL_NEW          0x4b564d00u
+#define MSR_MCG_CAP           0x179u
 #define MSR_ARCH_CAPABILITIES 0x10au
-#define MSR_MC0_CTL      0x400u
-#define MCE_BANKS_MAX    32
-#define MCE_PER_BANK     4 /* CTL, STATUS, ADDR, MISC */
+#define MSR_MC0_CTL           0x400u
+#define MCE_BANKS_MAX         32
+#define MCE_PER_BANK          4 /* CTL, STATUS, ADDR, MISC */
 
 static const uint32_t mtrrs[] = {
 	0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206,
@@ -195,10 +195,11 @@ static int check_capabilities(struct vcpu *v, const struct vcpu_state *s, struct
 		    vcpu_msr_get(v, MSR_ARCH_CAPABILITIES, &here))
 			continue;
 		if (s->msrs[i].value & ~here)
-			return err_set(e, EINVAL,
-				       "the guest counts on hardware protections that this host lacks "
-				       "(MSR 0x10a is 0x%" PRIx64 " there, 0x%" PRIx64 " here)",
-				       s->msrs[i].value, here);
+			return err_set(
+				e, EINVAL,
+				"the guest counts on hardware protections that this host lacks "
+				"(MSR 0x10a is 0x%" PRIx64 " there, 0x%" PRIx64 " here)",
+				s->msrs[i].value, here);
 	}
 	return 0;
 }

@@ -154,7 +154,8 @@ static int discard_block(struct mem_block *b, enum mem_backend backend)
 	if (backend != MEM_HUGETLB)
 		return 0;
 	/* The hole has given up the reservation too; mapping anew takes it again, or fails here. */
-	again = mmap(b->hva, b->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b->fd, 0);
+	again = mmap(b->hva, b->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b->fd,
+		     0);
 	if (again == MAP_FAILED)
 		return -1;
 	return madvise(b->hva, b->size_bytes, MADV_DONTDUMP);
@@ -262,8 +263,8 @@ void mem_mark(struct mem *m, uint64_t gpa, uint64_t len)
 	first = (gpa - b->gpa) >> MEM_PAGE_SHIFT;
 	last = (gpa - b->gpa + len - 1) >> MEM_PAGE_SHIFT;
 	/*
-	 * Release: the bytes were written before the mark; whoever takes the mark (acquire) and then
-	 * reads the page sees them.
+	 * Release: the bytes were written before the mark; whoever takes the mark (acquire) and
+	 * then reads the page sees them.
 	 */
 	for (uint64_t w = first / 64; w <= last / 64; w++)
 		__atomic_fetch_or(&b->host_marks[w], bits_word_mask(w, first, last - first + 1),

@@ -25,14 +25,14 @@
 
 #include "base/err.h"
 
-#define MEM_PAGE_SHIFT	   12
-#define MEM_PAGE_BYTES	   4096ull
-#define MEM_HOLE_START	   (3ull << 30) /* RAM below the PCI hole ends here at most ... */
-#define MEM_HOLE_END	   (4ull << 30) /* ... and goes on here */
-#define MEM_MAX_BLOCKS	   4
+#define MEM_PAGE_SHIFT     12
+#define MEM_PAGE_BYTES     4096ull
+#define MEM_HOLE_START     (3ull << 30) /* RAM below the PCI hole ends here at most ... */
+#define MEM_HOLE_END       (4ull << 30) /* ... and goes on here */
+#define MEM_MAX_BLOCKS     4
 #define MEM_BLOCK_NAME_LEN 32
-#define MEM_MIN_BYTES	   (1ull << 20)
-#define MEM_MAX_BYTES	   (8ull << 40) /* a KVM slot has less than 2^31 pages */
+#define MEM_MIN_BYTES      (1ull << 20)
+#define MEM_MAX_BYTES      (8ull << 40) /* a KVM slot has less than 2^31 pages */
 
 enum mem_backend {
 	MEM_ANON,    /* private anonymous memory, transparent huge pages advised (default) */
@@ -46,7 +46,7 @@ struct mem_block {
 	uint64_t size_bytes; /* multiple of the page size */
 	uint64_t n_pages;
 	uint8_t *hva;
-	int fd;		      /* memfd, or -1 */
+	int fd;               /* memfd, or -1 */
 	uint64_t *host_marks; /* one bit a page; atomic access only */
 };
 
@@ -69,9 +69,9 @@ void mem_free(struct mem *m);
 int mem_discard(struct mem *m, struct err *e);
 
 /*
- * Is the page at hand a hole, never written and not allocated? *end_page: how far that answer holds.
- * Only shared memory can tell (false otherwise), and it should be asked: reading a hole there
- * allocates it. The guest may write it at any moment: ask after the page was protected.
+ * Is the page at hand a hole, never written and not allocated? *end_page: how far that answer
+ * holds. Only shared memory can tell (false otherwise), and it should be asked: reading a hole
+ * there allocates it. The guest may write it at any moment: ask after the page was protected.
  */
 bool mem_hole(const struct mem_block *b, uint64_t page, uint64_t *end_page);
 

@@ -16,8 +16,8 @@ RACY __attribute__((target("avx2"))) static bool zero_avx2(const void *p)
 	/* 128 bytes a turn: the first turn already tells most pages that are not zero. */
 	for (unsigned i = 0; i < MEM_PAGE_BYTES / sizeof(*v); i += 4) {
 		__m256i a = _mm256_or_si256(_mm256_load_si256(v + i), _mm256_load_si256(v + i + 1));
-		__m256i b = _mm256_or_si256(_mm256_load_si256(v + i + 2),
-					    _mm256_load_si256(v + i + 3));
+		__m256i b =
+			_mm256_or_si256(_mm256_load_si256(v + i + 2), _mm256_load_si256(v + i + 3));
 
 		a = _mm256_or_si256(a, b);
 		if (!_mm256_testz_si256(a, a))

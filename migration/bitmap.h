@@ -2,8 +2,8 @@
 /*
  * The migration bitmap: the engine's own record of the pages that still have to be sent.
  *
- * One bit a page, one map a RAM block, and an exact count of the set bits. The sync worker sets bits
- * (from the dirty source), senders take them. Both work a 64-bit word at a time with atomic
+ * One bit a page, one map a RAM block, and an exact count of the set bits. The sync worker sets
+ * bits (from the dirty source), senders take them. Both work a 64-bit word at a time with atomic
  * operations and adjust the count by what really changed, so neither waits for the other, and
  * `count == number of set bits` holds whenever nobody is between the two steps.
  *

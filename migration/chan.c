@@ -25,20 +25,20 @@ enum direction { SENDING, RECEIVING, N_DIRECTIONS };
 
 /* One vectored operation, gone on with until its bytes are all through. */
 struct transfer {
-	bool in_flight;	 /* the kernel holds msg and the buffers */
+	bool in_flight;  /* the kernel holds msg and the buffers */
 	bool unfinished; /* bytes are left */
 	struct msghdr msg;
 	struct iovec iov[MIG_CHAN_MAX_IOV];
 	struct iovec *at; /* first piece with bytes left */
-	unsigned left;	  /* pieces from there on */
-	uint64_t bytes;	  /* moved in this direction so far */
+	unsigned left;    /* pieces from there on */
+	uint64_t bytes;   /* moved in this direction so far */
 };
 
 struct mig_chan {
 	/* owner's thread */
 	struct io_uring ring;
 	uint64_t idle_timeout_ns; /* 0 = none */
-	uint64_t deadline_ns;	  /* 0 = none */
+	uint64_t deadline_ns;     /* 0 = none */
 	int error; /* sticky, -errno; -ETIME is our own patience, -ETIMEDOUT the network's */
 	struct transfer transfers[N_DIRECTIONS];
 	char peer[256];
@@ -63,9 +63,8 @@ int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle
 		free(c);
 		(void)close(fd);
 		return err_sys(e, -rc, "cannot set up io_uring for the migration%s",
-			       rc == -EPERM || rc == -ENOSYS
-				       ? " (is kernel.io_uring_disabled set?)"
-				       : "");
+			       rc == -EPERM || rc == -ENOSYS ? " (is kernel.io_uring_disabled set?)"
+							     : "");
 	}
 	c->fd = fd;
 	c->idle_timeout_ns = idle_timeout_ns;

@@ -8,8 +8,9 @@
  * same way, so a broken stream is never continued in the middle.
  *
  * Every wait is bounded: an operation in which no byte moves for the idle timeout, or that is not
- * done by the deadline (if one is set), fails with -ETIMEDOUT. The end of the stream is an error in exactly one place, here: -ECONNRESET, "closed the
- * connection". mig_chan_abort() ends any wait at once from another thread.
+ * done by the deadline (if one is set), fails with -ETIMEDOUT. The end of the stream is an error in
+ * exactly one place, here: -ECONNRESET, "closed the connection". mig_chan_abort() ends any wait at
+ * once from another thread.
  *
  * Threads: owned by one thread; mig_chan_abort() from any, while it lives.
  */

@@ -16,9 +16,9 @@
 #include "migration/stop.h"
 #include "migration/uri.h"
 
-#define HELLO_TIMEOUT_NS  (5 * NS_PER_SEC)
-#define IDLE_TIMEOUT_NS	  (30 * NS_PER_SEC)
-#define FAIL_LINGER_NS	  NS_PER_SEC
+#define HELLO_TIMEOUT_NS (5 * NS_PER_SEC)
+#define IDLE_TIMEOUT_NS  (30 * NS_PER_SEC)
+#define FAIL_LINGER_NS   NS_PER_SEC
 
 struct mig_dest {
 	/* constant after start */

@@ -34,8 +34,8 @@ struct mig_free_pages {
 	uint64_t word;
 	bool started, over;
 	uint64_t protect_calls, protect_pages;
-	pthread_mutex_t lock; /* guards what follows; a hint is taken whole under it */
-	bool open;		  /* the round runs: hints count */
+	pthread_mutex_t lock;     /* guards what follows; a hint is taken whole under it */
+	bool open;                /* the round runs: hints count */
 	struct mig_bitmap hinted; /* dropped from the bitmap, not told to the destination yet */
 };
 

@@ -61,14 +61,16 @@ static int check_blocks(const struct mem *m, const struct wire_hello *h, struct 
 	for (uint32_t i = 0; i < h->n_blocks; i++)
 		bytes += h->blocks[i].size_bytes;
 	if (bytes != m->size_bytes)
-		return err_set(e, EINVAL,
-			       "the source's guest has %llu KiB of memory, this one %llu KiB: start "
-			       "the destination with the same --mem",
-			       (unsigned long long)(bytes >> 10),
-			       (unsigned long long)(m->size_bytes >> 10));
+		return err_set(
+			e, EINVAL,
+			"the source's guest has %llu KiB of memory, this one %llu KiB: start "
+			"the destination with the same --mem",
+			(unsigned long long)(bytes >> 10),
+			(unsigned long long)(m->size_bytes >> 10));
 	if (h->n_blocks != m->n_blocks)
-		return err_set(e, EINVAL, "the source's memory is laid out in %u blocks, this one's "
-					  "in %u",
+		return err_set(e, EINVAL,
+			       "the source's memory is laid out in %u blocks, this one's "
+			       "in %u",
 			       h->n_blocks, m->n_blocks);
 	for (uint32_t i = 0; i < h->n_blocks; i++) {
 		const struct mem_block *b = &m->blocks[i];
@@ -100,10 +102,11 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 	if (rc)
 		return rc;
 	if (h->n_cpus != in->machine->n_cpus)
-		return err_set(e, EINVAL,
-			       "the source's guest has %u vCPUs, this one %u: start the destination "
-			       "with the same --cpus",
-			       h->n_cpus, in->machine->n_cpus);
+		return err_set(
+			e, EINVAL,
+			"the source's guest has %u vCPUs, this one %u: start the destination "
+			"with the same --cpus",
+			h->n_cpus, in->machine->n_cpus);
 	for (uint32_t i = 0; i < h->n_sections; i++) {
 		const struct wire_section_id *id = &h->sections[i];
 		const struct mig_section *s = find_section(in, id->name, id->instance, &index);
@@ -114,15 +117,17 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 				       "'%s' number %u",
 				       id->name, id->instance);
 		if (s->table->version != id->version)
-			return err_set(e, EINVAL, "the state of '%s' has version %u, this side "
-						  "knows %u",
+			return err_set(e, EINVAL,
+				       "the state of '%s' has version %u, this side "
+				       "knows %u",
 				       id->name, id->version, s->table->version);
 	}
 	if (h->n_sections != in->machine->n_sections)
-		return err_set(e, EINVAL,
-			       "the source's guest has %u pieces of device state, this one %u: start "
-			       "the destination with the same devices",
-			       h->n_sections, in->machine->n_sections);
+		return err_set(
+			e, EINVAL,
+			"the source's guest has %u pieces of device state, this one %u: start "
+			"the destination with the same devices",
+			h->n_sections, in->machine->n_sections);
 	return 0;
 }
 
@@ -226,8 +231,9 @@ int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err 
 		return err_set(e, EPROTO, "malformed section");
 	s = find_section(in, name, instance, &index);
 	if (!s || s->table->version != version || in->section_seen[index])
-		return err_set(e, EPROTO, "state section '%s' %u (version %u) was not announced, or "
-					  "comes twice",
+		return err_set(e, EPROTO,
+			       "state section '%s' %u (version %u) was not announced, or "
+			       "comes twice",
 			       name, instance, version);
 	rc = fields_decode(meta, s->table, s->data, e);
 	if (rc)
@@ -246,16 +252,18 @@ int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *
 
 	if (end->normal_pages != in->normal_pages || end->zero_pages != in->zero_pages ||
 	    in->n_arrived != total)
-		return err_set(e, EPROTO,
-			       "memory is incomplete: %llu of %llu pages came, in %llu copies where "
-			       "%llu were sent",
-			       (unsigned long long)in->n_arrived, (unsigned long long)total,
-			       (unsigned long long)(in->normal_pages + in->zero_pages),
-			       (unsigned long long)(end->normal_pages + end->zero_pages));
+		return err_set(
+			e, EPROTO,
+			"memory is incomplete: %llu of %llu pages came, in %llu copies where "
+			"%llu were sent",
+			(unsigned long long)in->n_arrived, (unsigned long long)total,
+			(unsigned long long)(in->normal_pages + in->zero_pages),
+			(unsigned long long)(end->normal_pages + end->zero_pages));
 	if (in->n_suspect)
 		return err_set(e, EBADMSG, "%llu pages of memory were damaged on the way",
 			       (unsigned long long)in->n_suspect);
-	if (end->n_sections != in->n_sections_seen || in->n_sections_seen != in->machine->n_sections)
+	if (end->n_sections != in->n_sections_seen ||
+	    in->n_sections_seen != in->machine->n_sections)
 		return err_set(e, EPROTO, "state is incomplete: %u sections came of %u",
 			       in->n_sections_seen, in->machine->n_sections);
 	return 0;

@@ -21,11 +21,11 @@ struct mig_incoming {
 	const struct mig_machine *machine;
 	uint64_t *arrived[MEM_MAX_BLOCKS], *suspect[MEM_MAX_BLOCKS];
 	uint64_t n_arrived, n_suspect; /* set bits in all */
-	bool *section_seen;	       /* per section of the machine */
+	bool *section_seen;            /* per section of the machine */
 	uint32_t n_sections_seen;
 	uint64_t normal_pages, zero_pages; /* received, repeats included */
-	bool touched;			   /* RAM may hold something */
-	struct wire_pages pages;	   /* of the frame at work */
+	bool touched;                      /* RAM may hold something */
+	struct wire_pages pages;           /* of the frame at work */
 };
 
 /* RAM must be all zero. */

@@ -22,13 +22,13 @@ struct mig_dirty_source {
 	/* Begin to record. From here on every write to RAM, guest's or host's, is recorded. */
 	int (*start)(void *ctx, struct err *e);
 	/*
-	 * Set the bit (mig_bitmap_or) of every page written since it was last protected. It does not
-	 * protect anything, and a page stays reported until it is protected.
+	 * Set the bit (mig_bitmap_or) of every page written since it was last protected. It does
+	 * not protect anything, and a page stays reported until it is protected.
 	 */
 	int (*harvest)(void *ctx, struct mig_bitmap *into, struct err *e);
 	/*
-	 * Forget that these pages were written, so that the next write is recorded: the pages of the
-	 * block whose bits are set in mask[0..n_words), bit 0 being page 64 * first_word.
+	 * Forget that these pages were written, so that the next write is recorded: the pages of
+	 * the block whose bits are set in mask[0..n_words), bit 0 being page 64 * first_word.
 	 */
 	int (*protect)(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
 		       uint64_t n_words, struct err *e);
@@ -73,13 +73,15 @@ struct mig_machine {
 	int (*pause)(void *ctx, bool *was_running, struct err *e);
 	/* Source, before the commit point: go on as before pause(). */
 	int (*resume)(void *ctx, struct err *e);
-	/* Source: how the guest is now, for the end of a message: "the guest keeps running here". */
+	/* Source: how the guest is now, for the end of a message: "the guest keeps running here".
+	 */
 	const char *(*fate)(void *ctx);
 	/* Source, paused: fill the sections' data. */
 	int (*collect)(void *ctx, struct err *e);
 	/* Source: the commit point has passed, the guest is the destination's now. */
 	void (*given_away)(void *ctx);
-	/* Destination: RAM and sections are complete; check the sections, load them. Nothing runs. */
+	/* Destination: RAM and sections are complete; check the sections, load them. Nothing runs.
+	 */
 	int (*apply)(void *ctx, struct err *e);
 	/* Destination: the guest is ours. Run it if `run`, else leave it paused. */
 	int (*taken_over)(void *ctx, bool run, struct err *e);

@@ -25,18 +25,18 @@
 #include "migration/machine.h"
 
 enum mig_state {
-	MIG_NONE,	/* destination: waiting for a source */
-	MIG_SETUP,	/* connecting, agreeing on what is moved */
-	MIG_ACTIVE,	/* RAM is being sent, the guest runs at the source */
-	MIG_DEVICE,	/* switchover: paused at the source, last pages and state under way */
-	MIG_COMPLETED,	/* the destination owns the guest */
-	MIG_FAILED,	/* the source owns the guest */
+	MIG_NONE,       /* destination: waiting for a source */
+	MIG_SETUP,      /* connecting, agreeing on what is moved */
+	MIG_ACTIVE,     /* RAM is being sent, the guest runs at the source */
+	MIG_DEVICE,     /* switchover: paused at the source, last pages and state under way */
+	MIG_COMPLETED,  /* the destination owns the guest */
+	MIG_FAILED,     /* the source owns the guest */
 	MIG_CANCELLING, /* a cancel was asked for and is not done yet */
-	MIG_CANCELLED,	/* the source owns the guest */
+	MIG_CANCELLED,  /* the source owns the guest */
 	/*
-	 * The link broke in the middle of the handover. Source: the commit is given away, but no word
-	 * came that it arrived; this side never runs the guest again. Destination: everything is
-	 * here, but no commit came; the guest stays paused until someone brings the token.
+	 * The link broke in the middle of the handover. Source: the commit is given away, but no
+	 * word came that it arrived; this side never runs the guest again. Destination: everything
+	 * is here, but no commit came; the guest stays paused until someone brings the token.
 	 */
 	MIG_UNDECIDED,
 };
@@ -45,7 +45,7 @@ const char *mig_state_name(enum mig_state s); /* as query-migrate spells it */
 
 #define MIG_DOWNTIME_LIMIT_MS_DEFAULT 300
 #define MIG_DOWNTIME_LIMIT_MS_MAX     2000000
-#define MIG_BANDWIDTH_UNLIMITED	      0
+#define MIG_BANDWIDTH_UNLIMITED       0
 
 struct mig_params {
 	uint64_t max_bandwidth_bytes_s; /* MIG_BANDWIDTH_UNLIMITED = as fast as it goes */
@@ -55,12 +55,12 @@ struct mig_params {
 /* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
 struct mig_status {
 	enum mig_state state;
-	char error[ERR_MSG_BYTES];     /* MIG_FAILED, MIG_UNDECIDED: what happened */
-	uint64_t token;		       /* source, MIG_UNDECIDED: what lets the destination run it */
-	uint64_t total_ns;	       /* running, or final */
-	uint64_t setup_ns;	       /* until RAM began to move */
-	uint64_t downtime_ns;	       /* completed: pause at the source to "it runs" from the other side */
-	uint64_t predicted_downtime_ns; /* active: if the switchover began now */
+	char error[ERR_MSG_BYTES]; /* MIG_FAILED, MIG_UNDECIDED: what happened */
+	uint64_t token;            /* source, MIG_UNDECIDED: what lets the destination run it */
+	uint64_t total_ns;         /* running, or final */
+	uint64_t setup_ns;         /* until RAM began to move */
+	uint64_t downtime_ns; /* completed: pause at the source to "it runs" from the other side */
+	uint64_t predicted_downtime_ns;  /* active: if the switchover began now */
 	uint64_t predicted_at_switch_ns; /* what the prediction was when the switchover began */
 	uint64_t downtime_limit_ns;
 	/* RAM */
@@ -68,9 +68,9 @@ struct mig_status {
 	uint64_t transferred_bytes; /* everything handed to the socket (received from it) */
 	uint64_t normal_pages, zero_pages;
 	uint64_t free_pages; /* of the zero pages, those that were hinted free and not looked at */
-	uint64_t precopy_bytes, downtime_bytes; /* transferred before / after the pause */
-	uint64_t passes;		       /* iterations begun */
-	uint64_t syncs;			       /* dirty log harvests */
+	uint64_t precopy_bytes, downtime_bytes;  /* transferred before / after the pause */
+	uint64_t passes;                         /* iterations begun */
+	uint64_t syncs;                          /* dirty log harvests */
 	uint64_t dirty_pages_per_s, bytes_per_s; /* latest estimates */
 	uint64_t sync_ns_last, sync_ns_total;
 	uint64_t protect_calls, protect_pages;
@@ -79,7 +79,7 @@ struct mig_status {
 
 enum mig_event_kind {
 	MIG_EVENT_STATE, /* state changed */
-	MIG_EVENT_PASS,	 /* a sync was done: a new pass begins */
+	MIG_EVENT_PASS,  /* a sync was done: a new pass begins */
 };
 
 struct mig_event {

@@ -81,8 +81,8 @@ static int take_window(struct mig_pages *p, struct err *e)
 	p->window_n_words = n;
 	if (!n)
 		return 0;
-	rc = p->source->protect(p->source->ctx, p->window_block, p->window_first_word, p->window,
-				n, e);
+	rc = p->source->protect(p->source->ctx, p->window_block, p->window_first_word, p->window, n,
+				e);
 	p->protect_calls++;
 	p->protect_pages += p->window_left;
 	return rc;

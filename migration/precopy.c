@@ -6,14 +6,14 @@
 #include "migration/source_state.h"
 
 /* Costs of a switchover that no measurement of this run has told yet. */
-#define FIXED_NS	 (2 * NS_PER_MS)   /* pausing, thread wake-ups, section frames */
+#define FIXED_NS         (2 * NS_PER_MS)   /* pausing, thread wake-ups, section frames */
 #define FIXED_PER_CPU_NS (300 * NS_PER_US) /* save and load of one vCPU */
 /* Further passes are worth it while they halve the rest and the rest takes longer than this. */
-#define WORTH_NS      (2 * NS_PER_MS)
-#define MAX_EXTRA     8
-#define WINDOW_NS     (10 * NS_PER_MS) /* of sending: how much is protected at a time */
+#define WORTH_NS       (2 * NS_PER_MS)
+#define MAX_EXTRA      8
+#define WINDOW_NS      (10 * NS_PER_MS) /* of sending: how much is protected at a time */
 #define LIMIT_SLICE_NS (100 * NS_PER_MS)
-#define MIN_PASS_NS   (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
+#define MIN_PASS_NS    (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 
 static uint64_t remaining_bytes(const struct mig_source *s)
 {
@@ -240,8 +240,7 @@ static int space_out(struct mig_source *s, uint64_t begin_ns, struct err *e)
 {
 	uint64_t took = clock_mono_ns() - begin_ns;
 
-	if (took < MIN_PASS_NS &&
-	    mig_stop_wait(&s->stop, -1, 0, MIN_PASS_NS - took) == -ECANCELED)
+	if (took < MIN_PASS_NS && mig_stop_wait(&s->stop, -1, 0, MIN_PASS_NS - took) == -ECANCELED)
 		return err_set(e, ECANCELED, "cancelled");
 	return 0;
 }

@@ -3,10 +3,10 @@
 
 #include "base/clock.h"
 
-#define WINDOW_NS   (50 * NS_PER_MS)
+#define WINDOW_NS (50 * NS_PER_MS)
 /* What a late wake-up may make up for: less, and a busy host would stay below its limit. */
 #define BURST_NS    (100 * NS_PER_MS)
-#define NEVER_NS    (1ull << 60) /* 36 years; sums of a few of them still fit */
+#define NEVER_NS    (1ull << 60)   /* 36 years; sums of a few of them still fit */
 #define FIRST_GUESS (100ull << 20) /* bytes/s before anything was measured: gigabit Ethernet */
 
 static uint64_t per_second(uint64_t bytes, uint64_t ns)

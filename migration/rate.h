@@ -14,10 +14,10 @@
 #include <stdint.h>
 
 struct mig_rate {
-	uint64_t window_bytes;	/* on the wire when the window began */
-	uint64_t window_ns;	/* sending time in this window so far */
+	uint64_t window_bytes;  /* on the wire when the window began */
+	uint64_t window_ns;     /* sending time in this window so far */
 	uint64_t running_since; /* 0 while paused */
-	uint64_t bytes_s;	/* smoothed estimate; provisional until the first window is full */
+	uint64_t bytes_s;       /* smoothed estimate; provisional until the first window is full */
 	bool measured;
 };
 

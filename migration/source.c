@@ -10,15 +10,19 @@
 
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 #define HELLO_TIMEOUT_NS   (10 * NS_PER_SEC)
-#define ABORT_LINGER_NS	   (200 * NS_PER_MS)
+#define ABORT_LINGER_NS    (200 * NS_PER_MS)
 
 const char *mig_state_name(enum mig_state s)
 {
 	static const char *const names[] = {
-		[MIG_NONE] = "none",		 [MIG_SETUP] = "setup",
-		[MIG_ACTIVE] = "active",	 [MIG_DEVICE] = "device",
-		[MIG_COMPLETED] = "completed",	 [MIG_FAILED] = "failed",
-		[MIG_CANCELLING] = "cancelling", [MIG_CANCELLED] = "cancelled",
+		[MIG_NONE] = "none",
+		[MIG_SETUP] = "setup",
+		[MIG_ACTIVE] = "active",
+		[MIG_DEVICE] = "device",
+		[MIG_COMPLETED] = "completed",
+		[MIG_FAILED] = "failed",
+		[MIG_CANCELLING] = "cancelling",
+		[MIG_CANCELLED] = "cancelled",
 		[MIG_UNDECIDED] = "undecided",
 	};
 
@@ -31,8 +35,8 @@ void mig_source_state(struct mig_source *s, enum mig_state state)
 
 	pthread_mutex_lock(&s->lock);
 	/* "cancelling" stays until the end is known. */
-	if (s->status.state != MIG_CANCELLING || state == MIG_CANCELLED ||
-	    state == MIG_COMPLETED || state == MIG_FAILED || state == MIG_UNDECIDED)
+	if (s->status.state != MIG_CANCELLING || state == MIG_CANCELLED || state == MIG_COMPLETED ||
+	    state == MIG_FAILED || state == MIG_UNDECIDED)
 		s->status.state = state;
 	ev.state = s->status.state;
 	ev.pass = s->status.passes;
@@ -59,8 +63,8 @@ void mig_source_figures(struct mig_source *s)
 
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;
-	st->remaining_bytes = (mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) *
-			      MEM_PAGE_BYTES;
+	st->remaining_bytes =
+		(mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) * MEM_PAGE_BYTES;
 	st->transferred_bytes = mig_chan_sent(s->chan);
 	if (!s->paused)
 		st->precopy_bytes = st->transferred_bytes;

@@ -30,7 +30,7 @@ struct mig_source {
 	struct mig_status status;
 	struct mig_params params;
 	bool ended;
-	bool committed;	       /* the commit point has passed: a cancel comes too late */
+	bool committed;        /* the commit point has passed: a cancel comes too late */
 	struct mig_chan *chan; /* set and cleared by the coordinator */
 	/*
 	 * The destination has everything: a cancel must not cut the line, or it would never learn
@@ -79,7 +79,8 @@ int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);
 int mig_precopy(struct mig_source *s, struct err *e);
 /*
  * Send everything that is set in the bitmap now. With until_ns (a point of time, 0 = none)
- * MIG_CALLED_OFF as soon as the rest is predicted to end later; what was not sent is set in the bitmap again.
+ * MIG_CALLED_OFF as soon as the rest is predicted to end later; what was not sent is set in the
+ * bitmap again.
  */
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
 /* The downtime if the switchover began now: what is left, and the fixed costs. */

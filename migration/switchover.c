@@ -8,18 +8,18 @@
  * Bounds for a destination that has fallen silent or become slow; the guest is dark meanwhile. Both
  * count from the pause: by then the source has committed, or its guest goes on here.
  */
-#define DARK_EXTRA_NS	   (5 * NS_PER_SEC) /* beyond the downtime limit */
+#define DARK_EXTRA_NS      (5 * NS_PER_SEC) /* beyond the downtime limit */
 #define CALL_OFF_WAIT_NS   (25 * NS_PER_MS)
 #define RUNNING_TIMEOUT_NS (10 * NS_PER_SEC)
-#define TAIL_MAX	   (64u << 20) /* all sections together */
+#define TAIL_MAX           (64u << 20) /* all sections together */
 
 static int pause_guest(struct mig_source *s, struct err *e)
 {
 	int rc;
 
 	s->paused_ns = clock_mono_ns();
-	s->dark_until_ns = s->paused_ns + DARK_EXTRA_NS +
-			   mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+	s->dark_until_ns =
+		s->paused_ns + DARK_EXTRA_NS + mig_source_params(s).downtime_limit_ms * NS_PER_MS;
 	mig_chan_set_deadline(s->chan, s->dark_until_ns);
 	s->paused = true; /* even if only some of it stopped */
 	rc = s->cfg.machine.pause(s->cfg.machine.ctx, &s->was_running, e);
@@ -129,8 +129,9 @@ static int commit(struct mig_source *s, struct err *e)
 {
 	/* Whoever was frozen in between must not commit when nobody expects it any more. */
 	if (clock_mono_ns() > s->dark_until_ns)
-		return err_set(e, ETIMEDOUT, "the switchover took longer than %llu s",
-			       (unsigned long long)((s->dark_until_ns - s->paused_ns) / NS_PER_SEC));
+		return err_set(
+			e, ETIMEDOUT, "the switchover took longer than %llu s",
+			(unsigned long long)((s->dark_until_ns - s->paused_ns) / NS_PER_SEC));
 	pthread_mutex_lock(&s->lock);
 	s->committed = !mig_stop_is_set(&s->stop);
 	pthread_mutex_unlock(&s->lock);

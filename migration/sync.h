@@ -22,8 +22,8 @@
 #define MIG_SYNC_BACKGROUND_NS (5 * NS_PER_SEC)
 
 struct mig_sync_figures {
-	uint64_t syncs;		   /* done so far, background ones included */
-	uint64_t background_syncs; /* of them */
+	uint64_t syncs;             /* done so far, background ones included */
+	uint64_t background_syncs;  /* of them */
 	uint64_t last_ns, total_ns; /* time spent in harvests */
 	uint64_t dirty_pages_per_s; /* newly dirty pages over the time since the sync before */
 	uint64_t last_new_pages;
@@ -40,8 +40,8 @@ struct mig_sync {
 	pthread_cond_t changed;
 	bool quit;
 	uint64_t asked, answered; /* sync requests: numbers */
-	uint64_t watch_from_ns;	  /* when a background sync may be due counts from here; 0 = never */
-	int error;		  /* of the worker, sticky */
+	uint64_t watch_from_ns; /* when a background sync may be due counts from here; 0 = never */
+	int error;              /* of the worker, sticky */
 	struct err message;
 	uint64_t last_end_ns; /* when the last harvest ended (the log's start before the first) */
 	struct mig_sync_figures figures;

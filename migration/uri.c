@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define LISTEN_BACKLOG	  4
-#define PEER_DEAD_MS	  5000u /* unacknowledged data for so long: the peer is gone */
+#define LISTEN_BACKLOG    4
+#define PEER_DEAD_MS      5000u /* unacknowledged data for so long: the peer is gone */
 #define KEEPALIVE_IDLE_S  2
 #define KEEPALIVE_EVERY_S 1
 
@@ -173,8 +173,7 @@ static int listen_unix(const struct mig_uri *u, int *fd, struct err *e)
 
 	if (!lstat(u->path, &st) && S_ISSOCK(st.st_mode)) {
 		if (unix_alive(&sun))
-			return err_set(e, EADDRINUSE, "cannot listen at %s: it is in use",
-				       u->path);
+			return err_set(e, EADDRINUSE, "cannot listen at %s: it is in use", u->path);
 		(void)unlink(u->path);
 	}
 	s = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -202,8 +201,8 @@ static int listen_tcp(const struct mig_uri *u, int *fd, struct err *e)
 	s = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (s < 0 || setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
 	    bind(s, list->ai_addr, list->ai_addrlen) || listen(s, LISTEN_BACKLOG)) {
-		rc = err_sys(e, errno, "cannot listen at %s:%s",
-			     u->host[0] ? u->host : "127.0.0.1", u->port);
+		rc = err_sys(e, errno, "cannot listen at %s:%s", u->host[0] ? u->host : "127.0.0.1",
+			     u->port);
 		if (s >= 0)
 			(void)close(s);
 	} else {

@@ -8,10 +8,10 @@
 #include "base/crc32c.h"
 
 static const char *const type_names[WIRE_TYPES] = {
-	[WIRE_HELLO] = "hello",	    [WIRE_WELCOME] = "welcome", [WIRE_PAGES] = "pages",
-	[WIRE_PASS] = "pass",	    [WIRE_SECTION] = "section", [WIRE_END] = "end",
-	[WIRE_READY] = "ready",	    [WIRE_COMMIT] = "commit",	[WIRE_RUNNING] = "running",
-	[WIRE_FAIL] = "fail",	    [WIRE_ABORT] = "abort",	[WIRE_PASSED] = "passed",
+	[WIRE_HELLO] = "hello", [WIRE_WELCOME] = "welcome", [WIRE_PAGES] = "pages",
+	[WIRE_PASS] = "pass",   [WIRE_SECTION] = "section", [WIRE_END] = "end",
+	[WIRE_READY] = "ready", [WIRE_COMMIT] = "commit",   [WIRE_RUNNING] = "running",
+	[WIRE_FAIL] = "fail",   [WIRE_ABORT] = "abort",     [WIRE_PASSED] = "passed",
 };
 
 const char *wire_type_name(unsigned type)
@@ -65,18 +65,19 @@ void wire_reader_free(struct wire_reader *r)
 	*r = (struct wire_reader){0};
 }
 
-int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f, uint32_t *meta_crc,
-		      struct err *e)
+int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f,
+		      uint32_t *meta_crc, struct err *e)
 {
 	struct rbuf b;
 	uint32_t seq;
 
 	rbuf_init(&b, ORDER_LITTLE, p, WIRE_HEADER_BYTES);
 	if (get_u32(&b) != WIRE_MAGIC)
-		return err_set(e, EPROTO, r->seq ? "the stream is damaged: no frame where one "
-						   "should begin"
-						 : "the other side does not speak ferry's "
-						   "migration protocol");
+		return err_set(e, EPROTO,
+			       r->seq ? "the stream is damaged: no frame where one "
+					"should begin"
+				      : "the other side does not speak ferry's "
+					"migration protocol");
 	f->type = get_u16(&b);
 	f->flags = get_u16(&b);
 	seq = get_u32(&b);
@@ -86,8 +87,8 @@ int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame
 	if (get_u32(&b) != crc32c(p, WIRE_HEADER_BYTES - 4))
 		return err_set(e, EBADMSG, "the stream is damaged: wrong checksum of a frame");
 	if (seq != r->seq++)
-		return err_set(e, EPROTO, "the stream is damaged: frame %u where %u should be",
-			       seq, r->seq - 1);
+		return err_set(e, EPROTO, "the stream is damaged: frame %u where %u should be", seq,
+			       r->seq - 1);
 	if (f->meta_bytes > WIRE_META_MAX || f->data_bytes > WIRE_DATA_MAX ||
 	    (f->data_bytes && f->type != WIRE_PAGES))
 		return err_set(e, EPROTO, "%s frame of %u + %u bytes: more than allowed",
@@ -126,8 +127,9 @@ int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, s
 
 	do {
 		if (skipped++ == WIRE_SKIP_MAX)
-			return err_set(e, EPROTO, "the other side sends nothing but messages that "
-						  "this version does not know");
+			return err_set(e, EPROTO,
+				       "the other side sends nothing but messages that "
+				       "this version does not know");
 		rc = mig_chan_recv(c, header, sizeof(header), e);
 		if (!rc)
 			rc = wire_parse_header(r, header, f, &crc, e);

@@ -19,32 +19,32 @@
 #include "mem/mem.h"
 #include "migration/chan.h"
 
-#define WIRE_MAGIC	  0x79727246u /* "Frry" */
+#define WIRE_MAGIC        0x79727246u /* "Frry" */
 #define WIRE_HEADER_BYTES 28
-#define WIRE_VERSION	  1
-#define WIRE_META_MAX	  (1u << 20)
+#define WIRE_VERSION      1
+#define WIRE_META_MAX     (1u << 20)
 
-#define WIRE_CHUNK_PAGES 256 /* pages with bytes in one WIRE_PAGES frame, at most */
-#define WIRE_CHUNK_RUNS	 512 /* runs in one, at most */
-#define WIRE_DATA_MAX	 (WIRE_CHUNK_PAGES * (uint32_t)MEM_PAGE_BYTES)
-#define WIRE_TEXT_MAX	 400
-#define WIRE_SKIP_MAX	 64 /* unknown optional frames in a row */
-#define WIRE_NAME_BYTES	 65
+#define WIRE_CHUNK_PAGES  256 /* pages with bytes in one WIRE_PAGES frame, at most */
+#define WIRE_CHUNK_RUNS   512 /* runs in one, at most */
+#define WIRE_DATA_MAX     (WIRE_CHUNK_PAGES * (uint32_t)MEM_PAGE_BYTES)
+#define WIRE_TEXT_MAX     400
+#define WIRE_SKIP_MAX     64 /* unknown optional frames in a row */
+#define WIRE_NAME_BYTES   65
 #define WIRE_MAX_SECTIONS 1024
 
 enum wire_type {
-	WIRE_HELLO = 1,	/* S>D what will be moved */
-	WIRE_WELCOME,	/* D>S agreed */
-	WIRE_PAGES,	/* S>D runs of pages, then their bytes */
-	WIRE_PASS,	/* S>D a pass ended here: say when you have come to it */
-	WIRE_SECTION,	/* S>D one piece of state */
-	WIRE_END,	/* S>D that was everything */
-	WIRE_READY,	/* D>S everything is here and loaded */
-	WIRE_COMMIT,	/* S>D the guest is yours: the commit point */
-	WIRE_RUNNING,	/* D>S it is taken over */
-	WIRE_FAIL,	/* D>S cannot go on, with the reason; nothing was taken over */
-	WIRE_ABORT,	/* S>D the source keeps its guest, with the reason */
-	WIRE_PASSED,	/* D>S everything up to that pass's end is in memory */
+	WIRE_HELLO = 1, /* S>D what will be moved */
+	WIRE_WELCOME,   /* D>S agreed */
+	WIRE_PAGES,     /* S>D runs of pages, then their bytes */
+	WIRE_PASS,      /* S>D a pass ended here: say when you have come to it */
+	WIRE_SECTION,   /* S>D one piece of state */
+	WIRE_END,       /* S>D that was everything */
+	WIRE_READY,     /* D>S everything is here and loaded */
+	WIRE_COMMIT,    /* S>D the guest is yours: the commit point */
+	WIRE_RUNNING,   /* D>S it is taken over */
+	WIRE_FAIL,      /* D>S cannot go on, with the reason; nothing was taken over */
+	WIRE_ABORT,     /* S>D the source keeps its guest, with the reason */
+	WIRE_PASSED,    /* D>S everything up to that pass's end is in memory */
 	WIRE_TYPES
 };
 
@@ -84,8 +84,8 @@ void wire_reader_free(struct wire_reader *r);
  */
 int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e);
 /* The header alone, of a frame whose 28 bytes are at p. */
-int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f, uint32_t *meta_crc,
-		      struct err *e);
+int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f,
+		      uint32_t *meta_crc, struct err *e);
 
 /* ---- messages ---- */
 

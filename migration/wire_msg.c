@@ -55,8 +55,9 @@ int wire_get_hello(struct rbuf *r, struct wire_hello *h, struct err *e)
 	}
 	h->n_sections = get_u16(r);
 	if (h->n_sections > WIRE_MAX_SECTIONS)
-		return err_set(e, EPROTO, "the source announces %u sections, at most %u are "
-					  "possible",
+		return err_set(e, EPROTO,
+			       "the source announces %u sections, at most %u are "
+			       "possible",
 			       h->n_sections, WIRE_MAX_SECTIONS);
 	for (uint32_t i = 0; i < h->n_sections; i++) {
 		get_str8(r, h->sections[i].name, sizeof(h->sections[i].name));

@@ -25,13 +25,13 @@ struct machine;
 
 /* What the VM is doing, in QMP's words (machine_state_name()). */
 enum run_state {
-	RUN_PRELAUNCH,	    /* built, never ran: waits for machine_resume() */
+	RUN_PRELAUNCH, /* built, never ran: waits for machine_resume() */
 	RUN_RUNNING,
-	RUN_PAUSED,	    /* by the user */
-	RUN_INMIGRATE,	    /* waits for a guest to arrive */
+	RUN_PAUSED,         /* by the user */
+	RUN_INMIGRATE,      /* waits for a guest to arrive */
 	RUN_FINISH_MIGRATE, /* paused by the switchover of a migration */
 	RUN_POSTMIGRATE,    /* the guest runs elsewhere: never runs here again */
-	RUN_SHUTDOWN,	    /* the guest ended by itself: see machine_end() */
+	RUN_SHUTDOWN,       /* the guest ended by itself: see machine_end() */
 	RUN_INTERNAL_ERROR, /* KVM gave up on the guest: inspectable, never runs again */
 };
 
@@ -40,26 +40,27 @@ const char *machine_state_name(enum run_state s);
 /* How a guest ended. */
 enum end_kind {
 	END_NONE,
-	END_SHUTDOWN,	    /* it powered off */
-	END_RESET,	    /* it asked for a reset (i8042, port 0xcf9, ACPI): ends the VM */
+	END_SHUTDOWN, /* it powered off */
+	END_RESET,    /* it asked for a reset (i8042, port 0xcf9, ACPI): ends the VM */
 	END_TRIPLE_FAULT,
-	END_DEBUG_EXIT,	    /* isa-debug-exit: status (value << 1) | 1 */
+	END_DEBUG_EXIT,     /* isa-debug-exit: status (value << 1) | 1 */
 	END_INTERNAL_ERROR, /* KVM cannot emulate an instruction, bad state, failed entry */
 };
 
 struct machine_end {
 	enum end_kind kind;
-	int exit_status; /* of the process: 0 shutdown and reset, 3 triple fault, 4 internal error */
-	char text[512];	 /* for people: what happened, where (RIP, mode, instruction bytes) */
+	int exit_status; /* of the process: 0 shutdown and reset, 3 triple fault, 4 internal error
+			  */
+	char text[512];  /* for people: what happened, where (RIP, mode, instruction bytes) */
 };
 
 enum machine_event_kind {
-	MACHINE_EVENT_STOP,   /* vCPUs stopped */
-	MACHINE_EVENT_RESUME, /* vCPUs run */
-	MACHINE_EVENT_END,    /* the guest ended (machine_end()) */
-	MACHINE_EVENT_BUTTON, /* the power button was pressed (machine_power_button()) */
+	MACHINE_EVENT_STOP,    /* vCPUs stopped */
+	MACHINE_EVENT_RESUME,  /* vCPUs run */
+	MACHINE_EVENT_END,     /* the guest ended (machine_end()) */
+	MACHINE_EVENT_BUTTON,  /* the power button was pressed (machine_power_button()) */
 	MACHINE_EVENT_BALLOON, /* the guest's balloon has another size */
-	MACHINE_EVENT_QUIT,   /* the user typed Ctrl-A x; the guest goes on until somebody ends it */
+	MACHINE_EVENT_QUIT, /* the user typed Ctrl-A x; the guest goes on until somebody ends it */
 };
 
 typedef void machine_event_fn(void *ctx, enum machine_event_kind kind);
@@ -69,15 +70,16 @@ struct machine_config {
 	uint64_t mem_bytes;
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
-	const char *kernel;	/* NULL for an incoming guest */
-	const char *initrd;	/* NULL = none */
-	const char *cmdline;	/* NULL = "" */
-	const char *serial;	/* stdio, file:PATH, pty, unix:PATH, none */
+	const char *kernel;  /* NULL for an incoming guest */
+	const char *initrd;  /* NULL = none */
+	const char *cmdline; /* NULL = "" */
+	const char *serial;  /* stdio, file:PATH, pty, unix:PATH, none */
 	struct devices_config devices;
-	bool virtio_cmdline;	/* tell any kernel of the devices on its command line, not just Linux */
-	bool debug_exit;	/* isa-debug-exit at port 0xf4 */
-	int kvm_fd;		/* an open /dev/kvm (ours from now on), or -1: open it here */
-	bool incoming;		/* start in RUN_INMIGRATE instead of loading a kernel */
+	bool virtio_cmdline; /* tell any kernel of the devices on its command line, not just Linux
+			      */
+	bool debug_exit;     /* isa-debug-exit at port 0xf4 */
+	int kvm_fd;          /* an open /dev/kvm (ours from now on), or -1: open it here */
+	bool incoming;       /* start in RUN_INMIGRATE instead of loading a kernel */
 	machine_event_fn *on_event;
 	void *event_ctx;
 };
@@ -111,7 +113,8 @@ struct mem *machine_mem(struct machine *m);
 unsigned machine_n_cpus(const struct machine *m);
 /* Kernel thread id of a vCPU's thread. */
 int machine_cpu_tid(const struct machine *m, unsigned cpu);
-/* Where the serial port is, for people and programs ("pty:/dev/pts/3", "unix:/run/x"). Owned by m. */
+/* Where the serial port is, for people and programs ("pty:/dev/pts/3", "unix:/run/x"). Owned by m.
+ */
 const char *machine_serial_name(const struct machine *m);
 
 /* The virtio devices. Life and state are the machine's own business. */

@@ -79,7 +79,7 @@ struct machine {
 	struct machine_sections sections;
 
 	pthread_mutex_t op;
-	bool arrived; /* under op: a guest was loaded, and the network has not been told */
+	bool arrived;         /* under op: a guest was loaded, and the network has not been told */
 	pthread_mutex_t lock; /* guards what follows */
 	enum run_state state;
 	enum run_state before_migration; /* valid in RUN_FINISH_MIGRATE */

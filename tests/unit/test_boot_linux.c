@@ -213,26 +213,28 @@ static void write_elf(bool is_linux)
 	wbuf_free(&w);
 }
 
-/* Arguments that only Linux gets: in front of the user's. */
+/* Arguments that Linux without ACPI gets, or whoever is meant: in front of the user's. */
 START_TEST(linux_args)
 {
 	char *longest = calloc(1, 65536);
 
 	make_image();
 	write_file(bf.kernel, image, FILE_BYTES);
-	ck_assert_int_eq(boot_args("x=1 y", false, "a -- b"), 0);
-	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "x=1 y a -- b");
-	ck_assert_int_eq(boot_args("x=1", false, NULL), 0);
+	ck_assert_int_eq(boot_args("x=1 y", false, "acpi=off -- b"), 0);
+	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "x=1 y acpi=off -- b");
+	ck_assert_int_eq(boot_args("x=1 y", false, "acpi=offer a=acpi=off"), 0);
+	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "acpi=offer a=acpi=off");
+	ck_assert_int_eq(boot_args("x=1", true, NULL), 0);
 	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "x=1");
 	ck_assert_int_eq(boot_args("", false, "a"), 0);
 	ck_assert_str_eq(ram_text(ram_u32(bf.entry.esi + 0x228)), "a");
 
 	write_elf(true);
-	ck_assert_int_eq(boot_args("x=1", false, "a"), 0);
-	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "x=1 a");
+	ck_assert_int_eq(boot_args("x=1", false, "a acpi=off"), 0);
+	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "x=1 a acpi=off");
 	write_elf(false);
-	ck_assert_int_eq(boot_args("x=1", false, "a"), 0);
-	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "a");
+	ck_assert_int_eq(boot_args("x=1", false, "a acpi=off"), 0);
+	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "a acpi=off");
 	ck_assert_int_eq(boot_args("x=1", true, "a"), 0);
 	ck_assert_str_eq(ram_text(ram_u64(bf.entry.ebx + 0x18)), "x=1 a");
 

@@ -31,7 +31,7 @@ struct boot_config {
 	 */
 	const char *linux_args;
 	bool linux_args_for_all;
-	unsigned n_cpus;     /* for the tables that tell the guest of them; 0 = no tables */
+	unsigned n_cpus; /* for the tables that tell the guest of them; 0 = no tables */
 	const struct acpi_mmio *mmio; /* virtio-mmio devices, for the tables as well */
 	unsigned n_mmio;
 };

@@ -24,7 +24,7 @@ struct elf_segment {
 struct elf {
 	bool is64;
 	uint64_t entry; /* a virtual address */
-	bool is_linux; /* it has a note of the owner "Linux" */
+	bool is_linux;  /* it has a note of the owner "Linux" */
 	bool has_pvh_entry;
 	uint64_t pvh_entry; /* from the note "Xen", PHYS32_ENTRY: a physical address */
 	unsigned n_segments;

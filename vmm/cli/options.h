@@ -2,9 +2,10 @@
 /*
  * Command lines: options of one command by a table, its arguments by number.
  *
- * "--name value" or "--name=value", "--flag"; "--" ends the options; nothing may be abbreviated, and
- * nothing given twice but what has a value that ends in "..." in the help. A value that follows its option as a word of its own must not begin with "--".
- * Messages name the option and say what is possible.
+ * "--name value" or "--name=value", "--flag"; "--" ends the options; nothing may be abbreviated,
+ * and nothing given twice but what has a value that ends in "..." in the help. A value that follows
+ * its option as a word of its own must not begin with "--". Messages name the option and say what
+ * is possible.
  */
 #ifndef VMM_CLI_OPTIONS_H
 #define VMM_CLI_OPTIONS_H

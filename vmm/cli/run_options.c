@@ -193,7 +193,8 @@ static int set_paused(void *out, const char *value, struct err *e)
 }
 
 static const struct opt run_table[] = {
-	{"kernel", "FILE", "what to boot: a Linux bzImage, or an ELF image by PVH or Multiboot", set_kernel},
+	{"kernel", "FILE", "what to boot: a Linux bzImage, or an ELF image by PVH or Multiboot",
+	 set_kernel},
 	{"initrd", "FILE", "initial RAM disk, or first module", set_initrd},
 	{"cmdline", "TEXT", "the kernel's command line (--cmdline=TEXT if it begins with --)",
 	 set_cmdline},

@@ -53,7 +53,7 @@ struct session {
 	int quit_timer_fd;
 	unsigned quit_ticks;
 	/* any thread */
-	bool balloon_queued; /* atomic: an event of it is in the queue */
+	bool balloon_queued;  /* atomic: an event of it is in the queue */
 	pthread_mutex_t lock; /* guards the queue */
 	struct session_event *events, **events_end;
 };

@@ -37,7 +37,7 @@ void new_mem(uint64_t bytes);
 /* How an ELF is to be built; what is 0 takes the usual value. */
 struct shape {
 	bool is32;
-	bool is_linux; /* a note of the owner "Linux" */
+	bool is_linux;       /* a note of the owner "Linux" */
 	unsigned desc_bytes; /* of the entry note: 4 (usual), 8, other; ~0u = no note */
 	unsigned note_align;
 	uint32_t paddr, entry;
