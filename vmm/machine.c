@@ -10,15 +10,14 @@
 
 /*
  * From each state, where may it go? The arrows to SHUTDOWN and INTERNAL_ERROR from states in which
- * nothing runs belong to a vCPU whose last exit ended the guest while it was being stopped, and to
- * a user who quits.
+ * nothing runs belong to a vCPU whose last exit ended the guest while it was being stopped.
  */
 static const struct {
 	const char *name;
 	unsigned may_become;
 	const char *why_not; /* it does not run and nothing can make it */
 } states[] = {
-	[RUN_PRELAUNCH] = {"prelaunch", TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN),
+	[RUN_PRELAUNCH] = {"prelaunch", TO(RUNNING) | TO(FINISH_MIGRATE),
 			   "the guest has not been started yet"},
 	[RUN_RUNNING] = {"running",
 			 TO(PAUSED) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) | TO(INTERNAL_ERROR),
@@ -26,13 +25,13 @@ static const struct {
 	[RUN_PAUSED] = {"paused",
 			TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 			"the guest is paused"},
-	[RUN_INMIGRATE] = {"inmigrate", TO(RUNNING) | TO(PAUSED) | TO(SHUTDOWN),
+	[RUN_INMIGRATE] = {"inmigrate", TO(RUNNING) | TO(PAUSED),
 			   "no guest has arrived here yet"},
 	[RUN_FINISH_MIGRATE] = {"finish-migrate",
 				TO(PRELAUNCH) | TO(RUNNING) | TO(PAUSED) | TO(POSTMIGRATE) |
 					TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 				"a migration is handing the guest over at this moment"},
-	[RUN_POSTMIGRATE] = {"postmigrate", TO(SHUTDOWN),
+	[RUN_POSTMIGRATE] = {"postmigrate", 0,
 			     "the guest has been handed over to another host"},
 	[RUN_SHUTDOWN] = {"shutdown", 0, "the guest has ended"},
 	[RUN_INTERNAL_ERROR] = {"internal-error", 0, "the guest has ended by an error"},

@@ -137,7 +137,7 @@ static int view_collect(void *ctx, struct err *e)
 
 static void view_given_away(void *ctx)
 {
-	/* Refused only if the user has quit meanwhile: then it does not run here either. */
+	/* Refused only if the machine is being freed: then it does not run here either. */
 	(void)machine_go(ctx, RUN_FINISH_MIGRATE, RUN_POSTMIGRATE, NULL);
 }
 
