@@ -38,6 +38,9 @@ bool balloon_whole_pages(uint64_t *gpa, uint64_t *len)
 	return true;
 }
 
+/* Given back in one turn at most: the device's lock is held meanwhile. */
+#define REPORT_BYTES (256ull << 20)
+
 static const struct mem_block *block_of(const struct mem *m, uint64_t gpa)
 {
 	for (unsigned i = 0; i < m->n_blocks; i++)
@@ -141,6 +144,7 @@ int balloon_deflate(struct balloon *b, struct vq *q)
 
 int balloon_report(struct balloon *b, struct vq *q)
 {
+	uint64_t budget = REPORT_BYTES;
 	bool keep = vdev_has(&b->vdev, VIRTIO_BALLOON_F_PAGE_POISON) && b->poison_val;
 
 	for (unsigned i = 0; i < BALLOON_BATCH; i++) {
@@ -152,12 +156,20 @@ int balloon_report(struct balloon *b, struct vq *q)
 		for (unsigned k = c->n_out; k < (unsigned)c->n_out + c->n_in && !keep; k++) {
 			uint64_t gpa = c->gpa[k], len = c->iov[k].iov_len;
 
-			if (balloon_whole_pages(&gpa, &len))
-				release(b, gpa, len);
-			else
+			if (!balloon_whole_pages(&gpa, &len)) {
 				b->figures.ignored++;
+				continue;
+			}
+			/* A free page that is kept does no harm; a lock held for long does. */
+			if (len > budget)
+				len = budget;
+			if (len)
+				release(b, gpa, len);
+			budget -= len;
 		}
 		vq_push(q, c, 0);
+		if (!budget)
+			return 1;
 	}
 	return 1;
 }

@@ -282,8 +282,10 @@ static int drain(struct blk *b, uint64_t deadline_ns, struct err *e)
 		struct io_uring_cqe *cqe;
 
 		submit(b);
-		if (reap_some(b))
+		if (reap_some(b) && left)
 			continue;
+		if (!b->in_flight)
+			break;
 		if (!left)
 			return err_set(e, ETIMEDOUT, "%s %u: %u requests to the disk do not end",
 				       b->vdev.ops->name, b->vdev.host.instance, b->in_flight);

@@ -57,6 +57,7 @@ static void disconnect(struct device *d)
 	if (d->irq_fd >= 0) {
 		(void)vm_irqfd(d->vm, d->irq_fd, d->gsi, false);
 		(void)close(d->irq_fd);
+		d->irq_fd = -1; /* what still completes signals by ioctl */
 	}
 }
 

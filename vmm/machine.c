@@ -250,6 +250,26 @@ int machine_power_button(struct machine *m, struct err *e)
 	return rc;
 }
 
+int machine_balloon_target(struct machine *m, uint64_t bytes, struct err *e)
+{
+	struct balloon *b = devices_balloon(m->devices);
+	int rc;
+
+	if (!b)
+		return err_set(e, ENODEV, "the guest has no balloon: start it with --balloon");
+	/* As above: a target that is set when the state has been saved would be lost. */
+	pthread_mutex_lock(&m->op);
+	pthread_mutex_lock(&m->lock);
+	if (m->state == RUN_PRELAUNCH || m->state == RUN_RUNNING || m->state == RUN_PAUSED)
+		rc = balloon_set_target(b, bytes);
+	else
+		rc = refuse(m, "set the balloon", e);
+	pthread_mutex_unlock(&m->lock);
+	pthread_mutex_unlock(&m->op);
+	/* Without a driver (yet, or while the guest stands still) the target is kept for it. */
+	return rc == -ENODEV ? 0 : rc;
+}
+
 void machine_guest_ended(struct machine *m, enum end_kind kind, int exit_status, const char *text)
 {
 	enum run_state to = kind == END_INTERNAL_ERROR ? RUN_INTERNAL_ERROR : RUN_SHUTDOWN;

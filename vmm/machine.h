@@ -120,6 +120,12 @@ const char *machine_serial_name(const struct machine *m);
 /* The virtio devices. Life and state are the machine's own business. */
 struct devices *machine_devices(struct machine *m);
 
+/*
+ * What the guest's balloon should leave it, in bytes. -ENODEV without a balloon; -EPERM with the
+ * reason where no guest is that could hear of it (it is being handed over, say).
+ */
+int machine_balloon_target(struct machine *m, uint64_t bytes, struct err *e);
+
 /* The views that the migration engine works with; valid as long as the machine. */
 struct mig_machine machine_migration_view(struct machine *m);
 struct mig_dirty_source machine_dirty_source(struct machine *m);

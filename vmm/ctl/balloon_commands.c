@@ -20,17 +20,12 @@ static int find_balloon(struct session *s, struct balloon **out, struct err *e)
 int cmd_balloon(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	json_int_t value = json_integer_value(json_object_get(args, "value"));
-	struct balloon *b;
-	int rc = find_balloon(ctx, &b, e);
+	struct session *s = ctx;
 
 	(void)ret;
-	if (rc)
-		return rc;
 	if (!value)
 		return err_set(e, EINVAL, "a guest needs some memory: give more than 0 bytes");
-	rc = balloon_set_target(b, (uint64_t)value);
-	/* Without a driver (yet, or while the guest stands still) the target is kept for it. */
-	return rc == -ENODEV ? 0 : rc;
+	return machine_balloon_target(s->machine, (uint64_t)value, e);
 }
 
 static const char *const stat_names[BALLOON_N_STATS] = {
