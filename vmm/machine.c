@@ -25,14 +25,12 @@ static const struct {
 	[RUN_PAUSED] = {"paused",
 			TO(RUNNING) | TO(FINISH_MIGRATE) | TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 			"the guest is paused"},
-	[RUN_INMIGRATE] = {"inmigrate", TO(RUNNING) | TO(PAUSED),
-			   "no guest has arrived here yet"},
+	[RUN_INMIGRATE] = {"inmigrate", TO(RUNNING) | TO(PAUSED), "no guest has arrived here yet"},
 	[RUN_FINISH_MIGRATE] = {"finish-migrate",
 				TO(PRELAUNCH) | TO(RUNNING) | TO(PAUSED) | TO(POSTMIGRATE) |
 					TO(SHUTDOWN) | TO(INTERNAL_ERROR),
 				"a migration is handing the guest over at this moment"},
-	[RUN_POSTMIGRATE] = {"postmigrate", 0,
-			     "the guest has been handed over to another host"},
+	[RUN_POSTMIGRATE] = {"postmigrate", 0, "the guest has been handed over to another host"},
 	[RUN_SHUTDOWN] = {"shutdown", 0, "the guest has ended"},
 	[RUN_INTERNAL_ERROR] = {"internal-error", 0, "the guest has ended by an error"},
 };
