@@ -57,7 +57,7 @@ static uint8_t *wbuf_more(struct wbuf *w, size_t len)
 	return at;
 }
 
-static void store_int(uint8_t *at, enum byte_order order, uint64_t v, unsigned bytes)
+void store_int(uint8_t *at, enum byte_order order, uint64_t v, unsigned bytes)
 {
 	for (unsigned i = 0; i < bytes; i++) {
 		unsigned shift = 8 * (order == ORDER_LITTLE ? i : bytes - 1 - i);

@@ -20,6 +20,9 @@
 
 enum byte_order { ORDER_LITTLE, ORDER_BIG };
 
+/* `bytes` (1 to 8) bytes of v to at. */
+void store_int(uint8_t *at, enum byte_order order, uint64_t v, unsigned bytes);
+
 struct wbuf {
 	uint8_t *data;
 	size_t len, cap, max;

@@ -47,41 +47,30 @@ struct field_table {
 
 #define FIELD_SIZEOF(s, m) sizeof(((s *)0)->m)
 
+/* The formatter would take the initializers for blocks. */
+/* clang-format off */
 /* One integer. `t` must match the member's width (checked at compile time where it is used). */
-#define FIELD(s, m, t)                                                                \
-	{                                                                             \
-#m, t, offsetof(s, m), FIELD_SIZEOF(s, m), 1, FIELD_COUNT_FIXED, NULL \
-	}
+#define FIELD(s, m, t)                                                                             \
+	{#m, t, offsetof(s, m), FIELD_SIZEOF(s, m), 1, FIELD_COUNT_FIXED, NULL}
 /* An array of integers of fixed length. */
-#define FIELD_ARRAY(s, m, t)                                                                \
-	{                                                                                   \
-#m, t, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                               \
-			FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), FIELD_COUNT_FIXED, NULL \
-	}
+#define FIELD_ARRAY(s, m, t)                                                                       \
+	{#m, t, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                                             \
+	 FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), FIELD_COUNT_FIXED, NULL}
 /* Raw bytes, all of the member or the first `count` of them. */
-#define FIELD_RAW(s, m)                                                                         \
-	{                                                                                       \
-#m, FIELD_BYTES, offsetof(s, m), 1, FIELD_SIZEOF(s, m), FIELD_COUNT_FIXED, NULL \
-	}
-#define FIELD_RAW_VAR(s, m, count)                                                               \
-	{                                                                                        \
-#m, FIELD_BYTES, offsetof(s, m), 1, FIELD_SIZEOF(s, m), offsetof(s, count), NULL \
-	}
+#define FIELD_RAW(s, m)                                                                            \
+	{#m, FIELD_BYTES, offsetof(s, m), 1, FIELD_SIZEOF(s, m), FIELD_COUNT_FIXED, NULL}
+#define FIELD_RAW_VAR(s, m, count)                                                                 \
+	{#m, FIELD_BYTES, offsetof(s, m), 1, FIELD_SIZEOF(s, m), offsetof(s, count), NULL}
 /* One struct, an array of them, an array with a count member. */
-#define FIELD_SUB(s, m, table)                                                                    \
-	{                                                                                         \
-#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m), 1, FIELD_COUNT_FIXED, table \
-	}
-#define FIELD_SUB_ARRAY(s, m, table)                                                         \
-	{                                                                                    \
-#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                     \
-			FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), FIELD_COUNT_FIXED, table \
-	}
-#define FIELD_SUB_VAR(s, m, count, table)                                                     \
-	{                                                                                     \
-#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                      \
-			FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), offsetof(s, count), table \
-	}
+#define FIELD_SUB(s, m, table)                                                                     \
+	{#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m), 1, FIELD_COUNT_FIXED, table}
+#define FIELD_SUB_ARRAY(s, m, table)                                                               \
+	{#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                                  \
+	 FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), FIELD_COUNT_FIXED, table}
+#define FIELD_SUB_VAR(s, m, count, table)                                                          \
+	{#m, FIELD_STRUCT, offsetof(s, m), FIELD_SIZEOF(s, m[0]),                                  \
+	 FIELD_SIZEOF(s, m) / FIELD_SIZEOF(s, m[0]), offsetof(s, count), table}
+/* clang-format on */
 
 #define FIELD_TABLE(var, label, ver, list) \
 	const struct field_table var = {label, ver, list, sizeof(list) / sizeof((list)[0])}

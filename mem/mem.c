@@ -190,7 +190,7 @@ bool mem_hole(const struct mem_block *b, uint64_t page, uint64_t *end_page)
 	return false;
 }
 
-static const struct mem_block *find_block(const struct mem *m, uint64_t gpa)
+const struct mem_block *mem_block_at(const struct mem *m, uint64_t gpa)
 {
 	for (unsigned i = 0; i < m->n_blocks; i++) {
 		const struct mem_block *b = &m->blocks[i];
@@ -203,14 +203,14 @@ static const struct mem_block *find_block(const struct mem *m, uint64_t gpa)
 
 uint64_t mem_run(const struct mem *m, uint64_t gpa)
 {
-	const struct mem_block *b = find_block(m, gpa);
+	const struct mem_block *b = mem_block_at(m, gpa);
 
 	return b ? b->size_bytes - (gpa - b->gpa) : 0;
 }
 
 void *mem_host(const struct mem *m, uint64_t gpa, uint64_t len)
 {
-	const struct mem_block *b = find_block(m, gpa);
+	const struct mem_block *b = mem_block_at(m, gpa);
 
 	if (!b || len > b->size_bytes - (gpa - b->gpa))
 		return NULL;
@@ -253,7 +253,7 @@ int mem_set(struct mem *m, uint64_t gpa, uint8_t value, uint64_t len)
 
 void mem_mark(struct mem *m, uint64_t gpa, uint64_t len)
 {
-	const struct mem_block *b = find_block(m, gpa);
+	const struct mem_block *b = mem_block_at(m, gpa);
 	uint64_t first, last;
 
 	if (!b || !len)

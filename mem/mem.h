@@ -79,6 +79,9 @@ bool mem_hole(const struct mem_block *b, uint64_t page, uint64_t *end_page);
 int mem_backend_parse(const char *text, enum mem_backend *out);
 const char *mem_backend_name(enum mem_backend b);
 
+/* The block that holds this address; NULL if none does. */
+const struct mem_block *mem_block_at(const struct mem *m, uint64_t gpa);
+
 /*
  * Our address of [gpa, gpa+len), which must lie inside one block (len 0 needs a valid gpa as well);
  * NULL otherwise. For reading, or for writing followed by mem_mark().

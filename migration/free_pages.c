@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "migration/free_pages.h"
 
-#include <errno.h>
-#include <string.h>
-
 #include "mem/bits.h"
 
 #define SLICE_WORDS 1024 /* 65,536 pages: half a millisecond of KVM's time */
@@ -45,27 +42,21 @@ static void drop(struct mig_free_pages *f, unsigned block, uint64_t first, uint6
 static void on_hint(void *ctx, uint64_t gpa, uint64_t len)
 {
 	struct mig_free_pages *f = ctx;
+	const struct mem_block *b = mem_block_at(f->mem, gpa);
+	uint64_t first, end;
 
-	if (len < MEM_PAGE_BYTES)
+	if (!b || len < MEM_PAGE_BYTES)
 		return;
-	for (unsigned i = 0; i < f->mem->n_blocks; i++) {
-		const struct mem_block *b = &f->mem->blocks[i];
-		uint64_t first, end;
-
-		if (gpa < b->gpa || gpa - b->gpa >= b->size_bytes)
-			continue;
-		/* Only pages that are covered whole, and only up to the block's end. */
-		first = (gpa - b->gpa + MEM_PAGE_BYTES - 1) >> MEM_PAGE_SHIFT;
-		end = len > b->size_bytes - (gpa - b->gpa) ? b->n_pages
-							   : (gpa - b->gpa + len) >> MEM_PAGE_SHIFT;
-		if (end <= first)
-			return;
-		pthread_mutex_lock(&f->lock);
-		if (f->open)
-			drop(f, i, first, end - first);
-		pthread_mutex_unlock(&f->lock);
+	/* Only pages that are covered whole, and only up to the block's end. */
+	first = (gpa - b->gpa + MEM_PAGE_BYTES - 1) >> MEM_PAGE_SHIFT;
+	end = len > b->size_bytes - (gpa - b->gpa) ? b->n_pages
+						   : (gpa - b->gpa + len) >> MEM_PAGE_SHIFT;
+	if (end <= first)
 		return;
-	}
+	pthread_mutex_lock(&f->lock);
+	if (f->open)
+		drop(f, (unsigned)(b - f->mem->blocks), first, end - first);
+	pthread_mutex_unlock(&f->lock);
 }
 
 static void start_round(struct mig_free_pages *f)

@@ -19,26 +19,20 @@ const char *wire_type_name(unsigned type)
 	return type < WIRE_TYPES && type_names[type] ? type_names[type] : "unknown";
 }
 
-static void store_le(uint8_t *at, uint64_t v, unsigned bytes)
-{
-	for (unsigned i = 0; i < bytes; i++)
-		at[i] = (uint8_t)(v >> (8 * i));
-}
-
 void wire_header(struct wire_writer *w, enum wire_type type, const struct wbuf *meta,
 		 uint32_t data_bytes)
 {
 	uint8_t *h = w->header;
 	size_t meta_bytes = meta ? meta->len : 0;
 
-	store_le(h, WIRE_MAGIC, 4);
-	store_le(h + 4, type, 2);
-	store_le(h + 6, WIRE_MANDATORY, 2);
-	store_le(h + 8, w->seq++, 4);
-	store_le(h + 12, meta_bytes, 4);
-	store_le(h + 16, data_bytes, 4);
-	store_le(h + 20, crc32c(meta_bytes ? meta->data : h, meta_bytes), 4);
-	store_le(h + 24, crc32c(h, 24), 4);
+	store_int(h, ORDER_LITTLE, WIRE_MAGIC, 4);
+	store_int(h + 4, ORDER_LITTLE, type, 2);
+	store_int(h + 6, ORDER_LITTLE, WIRE_MANDATORY, 2);
+	store_int(h + 8, ORDER_LITTLE, w->seq++, 4);
+	store_int(h + 12, ORDER_LITTLE, meta_bytes, 4);
+	store_int(h + 16, ORDER_LITTLE, data_bytes, 4);
+	store_int(h + 20, ORDER_LITTLE, crc32c(meta_bytes ? meta->data : h, meta_bytes), 4);
+	store_int(h + 24, ORDER_LITTLE, crc32c(h, 24), 4);
 }
 
 int wire_send(struct wire_writer *w, struct mig_chan *c, enum wire_type type,

@@ -41,19 +41,11 @@ bool balloon_whole_pages(uint64_t *gpa, uint64_t *len)
 /* Given back in one turn at most: the device's lock is held meanwhile. */
 #define REPORT_BYTES (256ull << 20)
 
-static const struct mem_block *block_of(const struct mem *m, uint64_t gpa)
-{
-	for (unsigned i = 0; i < m->n_blocks; i++)
-		if (gpa >= m->blocks[i].gpa && gpa - m->blocks[i].gpa < m->blocks[i].size_bytes)
-			return &m->blocks[i];
-	return NULL;
-}
-
 /* Return pages to the host. They read as zeroes from here on, and are marked dirty. */
 static void release(struct balloon *b, uint64_t gpa, uint64_t len)
 {
 	struct mem *m = b->vdev.host.mem;
-	const struct mem_block *block = block_of(m, gpa);
+	const struct mem_block *block = mem_block_at(m, gpa);
 	uint64_t offset;
 	int rc;
 
