@@ -5,11 +5,9 @@
 import os
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
-import unittest
 
 from support_linux import MEM, LinuxSystemTest, needs_image
 from support_system import GUEST_SECONDS, LabError, SystemTest, free_port, main
@@ -220,67 +218,6 @@ class MoveTest(VirtioTest):
         self.tell(destination, "check")
         self.tell(destination, "fill 64")  # the guest has its free memory back
         self.tell(destination, "check")
-        self.power_off(destination)
-
-
-@needs_image
-@unittest.skipUnless(os.geteuid() == 0, "TAP interfaces need root")
-class TapTest(VirtioTest):
-    """Two TAPs on a bridge, one for each side of a move; the bridge learns where the guest is."""
-
-    SPACE = f"ferry-virtio-{os.getpid()}"
-
-    def run_ip(self, *words):
-        done = subprocess.run(["ip", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, timeout=20, check=False)
-        self.assertEqual(done.returncode, 0, f"ip {' '.join(words)}: {done.stdout}")
-        return done.stdout
-
-    def setUp(self):
-        super().setUp()
-        self.run_ip("netns", "add", self.SPACE)
-        self.addCleanup(subprocess.run, ["ip", "netns", "delete", self.SPACE], check=False)
-        self.here = ["-n", self.SPACE]
-        self.run_ip(*self.here, "link", "add", "br0", "type", "bridge")
-        # Without an address of its own it takes a port's, another one when ports come and go.
-        self.run_ip(*self.here, "link", "set", "br0", "address", "52:54:00:00:00:01")
-        self.run_ip(*self.here, "address", "add", "10.9.0.1/24", "dev", "br0")
-        self.run_ip(*self.here, "link", "set", "br0", "up")
-
-    def launch_with_tap(self, tap, launch):
-        guest = launch(["--net", f"tap={tap},mac={MAC}"], ["ip", "netns", "exec", self.SPACE])
-        self.run_ip(*self.here, "link", "set", tap, "master", "br0", "up")
-        return guest
-
-    def bridge_port(self):
-        """The interface behind which the bridge believes the guest to be."""
-        table = subprocess.run(["bridge", "-n", self.SPACE, "fdb", "show", "br", "br0"],
-                               stdout=subprocess.PIPE, text=True, timeout=20, check=True).stdout
-        for line in table.splitlines():
-            words = line.split()
-            if words[0] == MAC and "permanent" not in words:
-                return words[words.index("dev") + 1]
-        return None
-
-    def test_tap(self):
-        source = self.launch_with_tap("tap0", lambda extra, prefix: self.launch(
-            extra=extra, prefix=prefix))
-        self.wait_ready(source)
-        self.tell(source, "net eth0 10.9.0.2/24")
-        ping = self.tell(source, "ping 10.9.0.1 20")
-        self.assertEqual(ping["received"], ping["sent"])
-        self.assertEqual(self.bridge_port(), "tap0")
-
-        uri = f"unix:{self.lab.path('move')}"
-        destination = self.launch_with_tap("tap1", lambda extra, prefix: self.lab.start(
-            "dst", mem=MEM, incoming=uri, extra=extra, prefix=prefix))
-        self.move(source, destination, uri)
-        deadline = time.monotonic() + 10
-        while self.bridge_port() != "tap1":
-            self.assertLess(time.monotonic(), deadline, "the guest was not announced")
-            time.sleep(0.05)
-        ping = self.tell(destination, "ping 10.9.0.1 20")
-        self.assertEqual(ping["received"], ping["sent"])
         self.power_off(destination)
 
 
