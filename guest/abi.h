@@ -53,7 +53,15 @@
  *   fpu:   "fpu: ready cpus=N avx=0|1 avx512=0|1"; v "fpu: verify ok rounds=N avx=N avx512=N"
  *   echo:  "echo: ready"; each line comes back as "echo: LINE"; the line "quit" ends it
  *   idle:  "idle: ready"      crash: "crash: about to HOW"
- *   q      ends smp, timer and fpu with "NAME: done ok" or "NAME: done FAILED"
+ *   balloon:
+ *      "balloon: ready mode=M pages=N free=N rate=N churn=N fill_us=N"
+ *      s "balloon: status t_us=N writes=N free=N lent=N rounds=N hints=N ended=N done=N broken=N
+ *      stats=N": pages that are free and that are hinted and not taken back; rounds seen, hints
+ *      given, end marks sent, rounds that the host was done with; times that the device gave up;
+ *      statistics that were asked for
+ *      v "balloon: verify ok pages=N free=N writes=N"
+ *      f "balloon: free gpa=N bytes=N", one a run of free pages, then "balloon: free end"
+ *   q      ends balloon, smp, timer and fpu with "NAME: done ok" or "NAME: done FAILED"
  */
 #ifndef FERRY_GUEST_ABI_H
 #define FERRY_GUEST_ABI_H
@@ -75,6 +83,7 @@
 #define GUEST_CMD_RESET    'r'
 #define GUEST_CMD_PAUSE    'p'
 #define GUEST_CMD_CONTINUE 'c'
+#define GUEST_CMD_FREE     'f'
 #define GUEST_CMD_QUIT     'q'
 
 /* What goes to GUEST_EXIT_PORT; the VMM's exit status is (value << 1) | 1. */

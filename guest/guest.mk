@@ -11,16 +11,17 @@ OBJCOPY	  ?= objcopy
 GUEST_DIR := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 GUEST_OUT  = $(BUILD)/guest
 
-GUESTS	    := writer smp timer fpu idle crash echo mboot
+GUESTS	    := writer smp timer fpu idle crash echo mboot balloon
 # Wrapped as ELF32, though the code is the same: Multiboot wants it, and a PVH loader must know both.
 GUESTS_ELF32 := idle mboot
 GUEST_ELFS   = $(GUESTS:%=$(GUEST_OUT)/%.elf)
 
 # Sources of a guest where they aren't just NAME.c, and those that all have.
 GUEST_SRCS_writer := writer/main.c writer/page.c writer/blackout.c writer/command.c
+GUEST_SRCS_balloon := balloon/main.c balloon/pages.c balloon/hints.c
 GUEST_SRCS_fpu	  := fpu.c fpu_regs.S
 GUEST_SRCS_lib	  := lib/start.S lib/trap.S lib/trap.c lib/boot.c lib/ram.c lib/smp.c lib/lapic.c \
-		     lib/pic.c lib/clock.c lib/serial.c lib/say.c lib/cmdline.c lib/string.c
+		     lib/pic.c lib/clock.c lib/serial.c lib/say.c lib/cmdline.c lib/vio.c lib/string.c
 
 guest_srcs = $(or $(GUEST_SRCS_$(1)),$(1).c)
 guest_objs = $(patsubst %,$(GUEST_OUT)/obj/%.o,$(call guest_srcs,$(1)))

@@ -109,6 +109,11 @@ static int64_t call_from_user(uint64_t nr, uint64_t a, uint64_t b)
 		guest_exit((uint8_t)a);
 	case USER_STOP:
 		halt_forever();
+	case USER_READ32:
+		return *(volatile uint32_t *)(uintptr_t)a;
+	case USER_WRITE32:
+		*(volatile uint32_t *)(uintptr_t)a = (uint32_t)b;
+		return 0;
 	default:
 		die("unknown call from ring 3");
 	}

@@ -22,6 +22,8 @@ enum user_call {
 	USER_APIC_ID,
 	USER_EXIT,
 	USER_STOP,
+	USER_READ32,
+	USER_WRITE32,
 };
 
 static inline int64_t user_call(enum user_call nr, uint64_t a, uint64_t b)
@@ -82,6 +84,17 @@ static inline _Noreturn void user_stop(void)
 {
 	for (;;)
 		user_call(USER_STOP, 0, 0);
+}
+
+/* Registers of a device, 32 bits wide, at an address that is identity-mapped. */
+static inline uint32_t user_read32(uint64_t gpa)
+{
+	return (uint32_t)user_call(USER_READ32, gpa, 0);
+}
+
+static inline void user_write32(uint64_t gpa, uint32_t value)
+{
+	user_call(USER_WRITE32, gpa, value);
 }
 
 #endif

@@ -7,9 +7,9 @@
 #include <stddef.h>
 
 #include "guest/lib/cpu.h"
+#include "guest/lib/random.h"
 
 #define BODY_WORDS (GUEST_PAGE_WORDS - 4)
-#define GOLDEN     0x9e3779b97f4a7c15ULL /* a step that visits every 64-bit number */
 
 static const union {
 	char text[8];
@@ -20,23 +20,16 @@ static const union {
 	{"the pier"}, {" waits.\n"}, {"Evening "}, {"falls   "},
 };
 
-static uint64_t mix(uint64_t x)
-{
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ULL;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebULL;
-	return x ^ x >> 31;
-}
-
 static void body_random(struct guest_page *p, uint64_t seed)
 {
 	for (unsigned int i = 0; i < BODY_WORDS; i++)
-		p->body[i] = mix(seed += GOLDEN);
+		p->body[i] = random_next(&seed);
 }
 
 static void body_text(struct guest_page *p, uint64_t seed)
 {
 	for (unsigned int i = 0; i < BODY_WORDS; i++)
-		p->body[i] = text_words[mix(seed += GOLDEN) & 15].word;
+		p->body[i] = text_words[random_next(&seed) & 15].word;
 }
 
 static void body_zero(struct guest_page *p)
@@ -48,7 +41,7 @@ static void body_zero(struct guest_page *p)
 static void page_write(uint64_t page, uint32_t gen)
 {
 	struct guest_page *p = ram_page(&config.region, page);
-	uint64_t seed = mix(page << 32 | gen);
+	uint64_t seed = random_mix(page << 32 | gen);
 
 	p->magic = GUEST_PAGE_MAGIC;
 	p->page = page;
@@ -92,28 +85,20 @@ static const char *page_fault(const struct guest_page *p, uint64_t page, uint32_
 	return p->sum == guest_page_sum(p) ? NULL : "sum";
 }
 
-/* A number from 0 to n - 1. */
-static uint64_t random_below(struct worker *w, uint64_t n)
-{
-	uint64_t r = mix(w->random += GOLDEN);
-
-	return (uint64_t)((unsigned __int128)r * n >> 64);
-}
-
 static uint64_t next_page(struct worker *w)
 {
 	uint64_t hot_pages;
 
 	switch (config.pattern) {
 	case PATTERN_UNIFORM:
-		return random_below(w, w->nr_pages);
+		return random_below(&w->random, w->nr_pages);
 	case PATTERN_HOT:
 		hot_pages = w->nr_pages * config.hot_percent / 100;
 		if (!hot_pages)
 			hot_pages = 1;
-		if (hot_pages == w->nr_pages || random_below(w, 10) < 9)
-			return random_below(w, hot_pages);
-		return hot_pages + random_below(w, w->nr_pages - hot_pages);
+		if (hot_pages == w->nr_pages || random_below(&w->random, 10) < 9)
+			return random_below(&w->random, hot_pages);
+		return hot_pages + random_below(&w->random, w->nr_pages - hot_pages);
 	default:
 		if (w->cursor >= w->nr_pages)
 			w->cursor = 0;
