@@ -135,16 +135,20 @@ $(KVM_BINS): $(BUILD)/tests/kvm/%: $(BUILD)/tests/kvm/%.o $(call support_o,kvm) 
 	@echo "  LINK    $@"
 	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 
-.PHONY: tests check check-unit check-kvm asan tsan bench
+.PHONY: tests check check-unit check-model check-kvm asan tsan bench
 tests: $(UNIT_BINS) $(KVM_BINS)	## build the tests, run none
 
-check:	## everything below that tests: include-check hdr-check check-unit check-kvm
+check:	## everything below that tests: include-check hdr-check check-unit check-model check-kvm
 	@$(MAKE) --no-print-directory include-check hdr-check
 	@$(MAKE) --no-print-directory check-unit
+	@$(MAKE) --no-print-directory check-model
 	@$(MAKE) --no-print-directory check-kvm
 
 check-unit: $(UNIT_BINS) $(FERRY_BIN)	## tests that need no /dev/kvm
 	@$(TEST_WRAP) $(RUN_TESTS) $(UNIT_BINS) $(UNIT_PY)
+
+check-model:	## the handover as a model, every state of it (spin)
+	@tests/model/run
 
 check-kvm: $(KVM_BINS) $(FERRY_BIN) guests	## tests with real guests (skipped without /dev/kvm)
 	@$(TEST_WRAP) $(RUN_TESTS) --need /dev/kvm $(KVM_BINS) $(KVM_PY)
