@@ -28,6 +28,7 @@ enum mode {
 	MODE_STATS,       /* statistics of every size but the right one */
 	MODE_RESET,       /* its driver crashes in the middle of a round */
 	MODE_CRASH,       /* it ends in the middle of a round */
+	MODE_LATER,       /* hints nothing; takes free pages only once a round has begun */
 	MODE_POISON,      /* its free pages hold a value that they must keep */
 	MODE_POISON_LIAR, /* and it hints them, though nobody asked */
 };
@@ -41,6 +42,7 @@ struct pages {
 	uint64_t nr_free, want_free;
 	uint64_t writes;
 	unsigned int churn; /* per cent of the steps that may take a free page */
+	bool still;         /* churn has not begun */
 	bool lent_stay;  /* pages that were hinted are not taken until the driver has them back */
 	uint32_t poison; /* what free pages hold; 0: anything */
 	uint64_t random;

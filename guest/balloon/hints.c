@@ -61,6 +61,7 @@ static const struct step liar[] = {{SAY_OWN, 0},      {GIVE_FREE, 0},    {GIVE_W
 				   {SAY_STOP, 0},     {END, 0}};
 static const struct step endless[] = {
 	{SAY_OWN, 0}, {GIVE_FREE_AGAIN, 0}, {GIVE_WRITTEN, 0}, {AGAIN, 1}};
+static const struct step later[] = {{SAY_OWN, 0}, {SAY_STOP, 0}, {END, 0}};
 static const struct step nothing[] = {{END, 0}};
 static const struct step silent[] = {{SAY_OWN, 0}, {GIVE_HALF, 0}, {END, 0}};
 static const struct step foreign[] = {
@@ -75,9 +76,9 @@ static const struct step crash[] = {{SAY_OWN, 0}, {GIVE_HALF, 0}, {EXIT, 0}, {EN
 static const struct step unasked[] = {{SAY_WORD, 2},        {GIVE_FREE_AGAIN, 0}, {SAY_WORD, 3},
 				      {GIVE_FREE_AGAIN, 0}, {SAY_STOP, 0},        {AGAIN, 0}};
 
-const char *const mode_names[] = {"honest", "none",    "liar",        "endless", "mute",
-				  "silent", "foreign", "wild",        "stats",   "reset",
-				  "crash",  "poison",  "poison-liar", NULL};
+const char *const mode_names[] = {"honest", "none",    "liar",   "endless",     "mute",
+				  "silent", "foreign", "wild",   "stats",       "reset",
+				  "crash",  "later",   "poison", "poison-liar", NULL};
 
 static const struct {
 	const struct step *script;
@@ -94,6 +95,7 @@ static const struct {
 	[MODE_STATS] = {honest, F_HINT | F_STATS},
 	[MODE_RESET] = {reset, F_HINT},
 	[MODE_CRASH] = {crash, F_HINT},
+	[MODE_LATER] = {later, F_HINT},
 	[MODE_POISON] = {honest, F_HINT | F_POISON},
 	[MODE_POISON_LIAR] = {unasked, F_HINT | F_POISON},
 };
@@ -368,6 +370,7 @@ void hints_poll_config(void)
 		return;
 	}
 	hint_counts.rounds++;
+	pages.still = false;
 	pages_round();
 	go_to(hd.script);
 }

@@ -120,6 +120,7 @@ void guest_main(void)
 	mode = (enum mode)cmdline_choice("mode", mode_names);
 	rate = cmdline_number("rate", 1000);
 	pages.churn = (unsigned int)cmdline_number("churn", 0);
+	pages.still = mode == MODE_LATER;
 	pages.lent_stay = mode != MODE_LIAR && mode != MODE_ENDLESS;
 	if (pages.churn > 100 || rate > 1000000)
 		die("bad value of churn= or rate=");

@@ -69,7 +69,7 @@ void pages_fill(void)
 
 void pages_step(void)
 {
-	bool any = random_below(&pages.random, 100) < pages.churn;
+	bool any = !pages.still && random_below(&pages.random, 100) < pages.churn;
 
 	for (unsigned int i = 0; i < TRIES_MAX; i++) {
 		uint64_t page = random_below(&pages.random, pages.region.nr_pages);

@@ -181,6 +181,68 @@ class HostileTest(HintTest):
         self.assert_waits(destination)
 
 
+class RangesTest(HintTest):
+    """Free pages that the user names, with and without a driver that names others."""
+
+    def ranges(self, guest):
+        """What the guest says is free: [{gpa, bytes}, ...]."""
+        guest.serial.send("f")
+        lines = guest.serial.collect(r"^balloon: free end", GUEST_SECONDS)[0]
+        return [words(line) for line in lines if " gpa=" in line]
+
+    def test_named(self):
+        guest, destination, uri = self.balloon("none")
+        ranges = self.ranges(guest)
+        self.assertEqual(sum(r["bytes"] for r in ranges), FREE, ranges)
+        guest.qmp.execute("migrate", uri=uri, x_ferry_free_pages=ranges)
+        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
+        destination.wait_status("running", 10)
+        self.assertEqual(self.saved(ram), FREE, ram)
+        self.assertLess(ram["transferred"], SIZE - FREE // 2, ram)
+        self.finish(destination, "balloon")
+
+    def test_command(self):
+        """By ferry migrate; the guest then writes there, and its writes win."""
+        guest, destination, uri = self.balloon("none")
+        named = self.ranges(guest)[0]
+        for wrong in ("0x1000", "0x1000+", "1M+1M,,", "x+1M", "0x100+4K", "0x1000+1", "2G+1M"):
+            said = self.ferry("migrate", guest.control_path, uri, "--free-pages", wrong,
+                              status=1 if wrong in ("0x100+4K", "0x1000+1", "2G+1M") else 2)
+            self.assertIn("free", said)
+        half = named["bytes"] // 2
+        self.ferry("migrate", guest.control_path, uri, "--free-pages",
+                   f"{named['gpa']:#x}+{half >> 10}K,{named['gpa'] + half}+4K",
+                   "--free-pages", f"{named['gpa'] + half + 4096:#x}+4096")
+        ram = self.query(guest)["ram"]
+        self.assertEqual(self.saved(ram), half + 8192, ram)
+        destination.wait_status("running", 10)
+        self.finish(destination, "balloon")
+
+    def test_driver_and_user(self):
+        """The driver falls silent after half of its free pages; the user names the other half."""
+        guest, destination, uri = self.balloon("silent")
+        last = self.ranges(guest)[-1]
+        half = {"gpa": last["gpa"] + last["bytes"] - FREE // 2, "bytes": FREE // 2}
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
+        guest.qmp.execute("migrate", uri=uri, x_ferry_free_pages=[half])
+        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
+        destination.wait_status("running", 10)
+        self.assertGreater(self.saved(ram), FREE * 3 // 4, ram)
+        self.finish(destination, "balloon")
+
+    def test_written_meanwhile(self):
+        """Named as free, taken and written once the round has begun: nothing is lost."""
+        guest, destination, uri = self.balloon("later", "churn=50")
+        ranges = self.ranges(guest)
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
+        guest.qmp.execute("migrate", uri=uri, x_ferry_free_pages=ranges)
+        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
+        destination.wait_status("running", 10)
+        self.assertEqual(self.saved(ram), FREE, ram)
+        self.assertGreater(ram["normal-bytes"], SIZE - FREE, ram)
+        self.finish(destination, "balloon")
+
+
 class PoisonTest(HintTest):
     """A driver with PAGE_POISON expects its value in its free pages at the other side as well."""
 

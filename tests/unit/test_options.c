@@ -247,6 +247,31 @@ START_TEST(size_texts)
 }
 END_TEST
 
+START_TEST(ranges)
+{
+	static const char *const wrong[] = {"",           "+",    "1M",   "0x+1",
+					    "0xg+1",      "1M+",  "+1M",  "1M+1M+",
+					    "0x1-4K",     "1x+1", "-1+1", "0x10000000000000000+1",
+					    "16777216T+1"};
+	static const struct {
+		const char *text;
+		uint64_t start, bytes;
+	} right[] = {{"0+4K", 0, 4096},
+		     {"0x40000000+512M", 1 << 30, 512 << 20},
+		     {"4G+1", 4ull << 30, 1},
+		     {"0xFFFFffffFFFFfff0+16", UINT64_MAX - 15, 16}};
+	uint64_t start, bytes;
+
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++)
+		ck_assert_msg(range_parse(wrong[i], &start, &bytes) < 0, "%s", wrong[i]);
+	for (size_t i = 0; i < sizeof(right) / sizeof(right[0]); i++) {
+		ck_assert_int_eq(range_parse(right[i].text, &start, &bytes), 0);
+		ck_assert_uint_eq(start, right[i].start);
+		ck_assert_uint_eq(bytes, right[i].bytes);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("options");
@@ -263,6 +288,7 @@ int main(void)
 	tcase_add_test(t, help);
 	tcase_add_test(t, sizes);
 	tcase_add_test(t, size_texts);
+	tcase_add_test(t, ranges);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);
 	srunner_run_all(r, CK_NORMAL);

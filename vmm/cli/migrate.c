@@ -25,6 +25,7 @@
 struct migrate_options {
 	bool json;
 	uint64_t limit_ms, bandwidth;
+	json_t *free_pages; /* NULL: none */
 };
 
 /* One run of the command. */
@@ -67,10 +68,36 @@ static int set_bandwidth(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+/* "GPA+LEN,GPA+LEN" */
+static int set_free_pages(void *out, const char *value, struct err *e)
+{
+	struct migrate_options *o = out;
+	char text[RANGE_TEXT_BYTES];
+	uint64_t gpa, bytes;
+	json_t *item;
+
+	if (!o->free_pages)
+		o->free_pages = json_array();
+	for (size_t len; *value; value += len + (value[len] == ',')) {
+		len = strcspn(value, ",");
+		(void)snprintf(text, sizeof(text), "%.*s", (int)(len < sizeof(text) ? len : 0),
+			       value);
+		if (range_parse(text, &gpa, &bytes) || gpa > INT64_MAX || bytes > INT64_MAX)
+			return err_set(e, EINVAL,
+				       "expected address and length, like 0x40000000+512M");
+		item = json_pack("{s:I,s:I}", "gpa", (json_int_t)gpa, "bytes", (json_int_t)bytes);
+		if (!item || json_array_append_new(o->free_pages, item))
+			return err_set(e, ENOMEM, "out of memory");
+	}
+	return 0;
+}
+
 static const struct opt migrate_table[] = {
 	{"downtime-limit", "MS", "the guest may stand still for so long (default 300)", set_limit},
 	{"max-bandwidth", "SIZE", "bytes a second, with K, M or G (default: no limit)",
 	 set_bandwidth},
+	{"free-pages", "GPA+LEN,...", "what the guest does not need of its RAM: not sent",
+	 set_free_pages},
 	{"json", NULL, "progress and result as one JSON object a line", set_json},
 	{NULL, NULL, NULL, NULL},
 };
@@ -245,9 +272,9 @@ static int wait_a_little(struct follow *f, struct err *e)
 /* With the defaults as well: options of an earlier migration shall not stay in force. */
 static json_t *migrate_args(const struct follow *f)
 {
-	return json_pack("{s:s,s:I,s:I}", "uri", f->uri, "downtime-limit",
+	return json_pack("{s:s,s:I,s:I,s:O*}", "uri", f->uri, "downtime-limit",
 			 (json_int_t)f->opts->limit_ms, "max-bandwidth",
-			 (json_int_t)f->opts->bandwidth);
+			 (json_int_t)f->opts->bandwidth, "x-ferry-free-pages", f->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */
@@ -321,13 +348,17 @@ int cli_migrate(int argc, char *const *argv)
 	int status = cli_parse("migrate", migrate_table, argc, argv, 2, &o, &args);
 	struct follow f = {.opts = &o, .signal_fd = -1};
 
-	if (status >= 0)
+	if (status >= 0) {
+		json_decref(o.free_pages);
 		return status;
+	}
 	f.target = args.arg[0];
 	f.uri = args.arg[1];
 	f.terminal = !o.json && isatty(STDOUT_FILENO);
-	if (mig_uri_parse(f.uri, &parsed, &e))
+	if (mig_uri_parse(f.uri, &parsed, &e)) {
+		json_decref(o.free_pages);
 		return cli_usage_error("migrate", &e);
+	}
 	status = migrate(&f, &e);
 	if (e.code && o.json)
 		print_json(&f, "done", e.msg);
@@ -337,5 +368,6 @@ int cli_migrate(int argc, char *const *argv)
 	if (f.signal_fd >= 0)
 		(void)close(f.signal_fd);
 	json_decref(f.answer);
+	json_decref(o.free_pages);
 	return cli_finish(status);
 }

@@ -51,6 +51,38 @@ int size_parse(const char *text, uint64_t *out)
 	return 0;
 }
 
+/* After "0x"; at least one digit. */
+static int hex_parse(const char *digits, uint64_t *out)
+{
+	uint64_t n = 0;
+	size_t len = strspn(digits, "0123456789abcdefABCDEF");
+
+	if (!len || digits[len])
+		return -EINVAL;
+	for (; *digits; digits++) {
+		if (n >> 60)
+			return -ERANGE;
+		n = n << 4 |
+		    (uint64_t)(*digits <= '9' ? *digits - '0' : (*digits | 0x20) - 'a' + 10);
+	}
+	*out = n;
+	return 0;
+}
+
+int range_parse(const char *text, uint64_t *start, uint64_t *bytes)
+{
+	const char *plus = strchr(text, '+');
+	char first[RANGE_TEXT_BYTES];
+	int rc;
+
+	if (!plus || (size_t)(plus - text) >= sizeof(first))
+		return -EINVAL;
+	memcpy(first, text, (size_t)(plus - text));
+	first[plus - text] = '\0';
+	rc = !strncmp(first, "0x", 2) ? hex_parse(first + 2, start) : size_parse(first, start);
+	return rc ? rc : size_parse(plus + 1, bytes);
+}
+
 char *size_text(uint64_t bytes, char *buf, size_t buf_bytes)
 {
 	static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -48,6 +48,9 @@ void opts_help(const struct opt *table, FILE *to);
 int size_parse(const char *text, uint64_t *out);
 /* Digits only, at most max. -EINVAL, -ERANGE; no message. */
 int number_parse(const char *text, uint64_t max, uint64_t *out);
+/* "0x40000000+512M": an address, in hexadecimal or as a size, and a size. -EINVAL, -ERANGE. */
+#define RANGE_TEXT_BYTES 64
+int range_parse(const char *text, uint64_t *start, uint64_t *bytes);
 /* "512 MiB": to three digits, for people. Returns buf. */
 char *size_text(uint64_t bytes, char *buf, size_t buf_bytes);
 

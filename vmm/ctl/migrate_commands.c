@@ -13,10 +13,14 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
 	struct mig_params params = s->params;
+	struct free_ranges free = {.n = 0};
 	int rc = migrate_params_set(&params, args, e);
 
 	(void)ret; /* "detach" changes nothing: the command never waits */
-	return rc ? rc : session_migrate(s, text_arg(args, "uri"), &params, e);
+	if (!rc)
+		rc = migrate_free_ranges(&free, machine_mem(s->machine),
+					 json_object_get(args, "x-ferry-free-pages"), e);
+	return rc ? rc : session_migrate(s, text_arg(args, "uri"), &params, &free, e);
 }
 
 int cmd_migrate_incoming(void *ctx, const json_t *args, json_t **ret, struct err *e)

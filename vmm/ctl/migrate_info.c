@@ -203,6 +203,32 @@ static int set_cap(bool *events, const json_t *item, struct err *e)
 	return 0;
 }
 
+int migrate_free_ranges(struct free_ranges *f, const struct mem *mem, const json_t *list,
+			struct err *e)
+{
+	const json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		const json_t *gpa = json_object_get(item, "gpa");
+		const json_t *bytes = json_object_get(item, "bytes");
+		int rc;
+
+		if (json_object_size(item) != 2 || !json_is_integer(gpa) ||
+		    !json_is_integer(bytes) || json_integer_value(gpa) < 0 ||
+		    json_integer_value(bytes) < 0)
+			return err_set(
+				e, EINVAL,
+				"x-ferry-free-pages is a list of {\"gpa\": N, \"bytes\": N}");
+		rc = free_ranges_add(f, mem, (uint64_t)json_integer_value(gpa),
+				     (uint64_t)json_integer_value(bytes), e);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
 int migrate_caps_set(bool *events, const json_t *list, struct err *e)
 {
 	bool new = *events;

@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "migration/migration.h"
+#include "vmm/free_ranges.h"
 
 /* query-migrate. New reference; NULL without memory. */
 json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char *uri);
@@ -31,6 +32,13 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e);
  */
 int migrate_caps_set(bool *events, const json_t *list, struct err *e);
 json_t *migrate_caps_json(bool events);
+
+/*
+ * The argument x-ferry-free-pages of migrate, a list of {gpa, bytes}, appended to *f; NULL is an
+ * empty list. -EINVAL with words.
+ */
+int migrate_free_ranges(struct free_ranges *f, const struct mem *mem, const json_t *list,
+			struct err *e);
 
 /* The token as the user sees it: 16 hexadecimal digits. Parsing takes 1 to 16, with or without 0x.
  */

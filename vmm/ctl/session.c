@@ -337,8 +337,19 @@ static int check_movable(struct session *s, struct err *e)
 		       machine_state_name(state));
 }
 
+/* Who tells of free pages in the migration that is about to begin; returns how many they are. */
+static unsigned free_sources(struct session *s, const struct free_ranges *free)
+{
+	unsigned n = machine_free_sources(s->machine, s->free_sources);
+
+	s->free_ranges = *free;
+	if (free->n)
+		s->free_sources[n++] = free_ranges_source(&s->free_ranges);
+	return n;
+}
+
 int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
-		    struct err *e)
+		    const struct free_ranges *free, struct err *e)
 {
 	struct mig_source *new;
 	int rc = s->quitting ? err_set(e, EPERM, "this process is about to end")
@@ -359,7 +370,7 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		.dirty = machine_dirty_source(s->machine),
 		.machine = machine_migration_view(s->machine),
 		.free_sources = s->free_sources,
-		.n_free_sources = machine_free_sources(s->machine, s->free_sources),
+		.n_free_sources = free_sources(s, free),
 		.params = *params,
 		.on_event = on_source,
 		.event_ctx = s,

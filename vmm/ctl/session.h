@@ -23,6 +23,7 @@
 #include "migration/migration.h"
 #include "migration/uri.h"
 #include "vmm/ctl/server.h"
+#include "vmm/free_ranges.h"
 #include "vmm/machine.h"
 
 struct session_event;
@@ -39,7 +40,9 @@ struct session {
 	bool migration_events; /* the capability "events" */
 	struct mig_source *source;
 	struct mig_source_config source_cfg;
-	struct mig_free_source free_sources[MACHINE_FREE_SOURCES]; /* source_cfg points to them */
+	struct free_ranges free_ranges; /* of the latest migration away */
+	struct mig_free_source
+		free_sources[MACHINE_FREE_SOURCES + 1]; /* source_cfg points to them */
 	char source_uri[MIG_URI_BYTES];
 	struct mig_dest *dest;
 	struct mig_dest_config dest_cfg;
@@ -91,10 +94,11 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
 
 /*
  * -EBUSY, -EPERM, -EINVAL with the reason; what takes time shows up in the status. The parameters
- * become the session's only if the migration begins: one that is refused changes nothing.
+ * become the session's only if the migration begins: one that is refused changes nothing. `free` is
+ * for this migration alone.
  */
 int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
-		    struct err *e);
+		    const struct free_ranges *free, struct err *e);
 int session_incoming(struct session *s, const char *uri, struct err *e);
 /* Nothing under way: nothing to do. */
 void session_cancel(struct session *s);
