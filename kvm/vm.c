@@ -170,31 +170,54 @@ static int create_chips(struct vm *vm, struct err *e)
 	return 0;
 }
 
-static int set_slot(struct vm *vm, unsigned block, bool log)
+static int set_slot(struct vm *vm, unsigned slot, bool log)
 {
-	const struct mem_block *b = &vm->mem->blocks[block];
+	const struct vm_slot *s = &vm->slots[slot];
+	const struct mem_block *b = &vm->mem->blocks[s->block];
+	uint64_t at = s->first_page << MEM_PAGE_SHIFT;
 	struct kvm_userspace_memory_region region = {
-		.slot = block,
+		.slot = slot,
 		.flags = log ? KVM_MEM_LOG_DIRTY_PAGES : 0,
-		.guest_phys_addr = b->gpa,
-		.memory_size = b->size_bytes,
-		.userspace_addr = (uintptr_t)b->hva,
+		.guest_phys_addr = b->gpa + at,
+		.memory_size = s->n_pages << MEM_PAGE_SHIFT,
+		.userspace_addr = (uintptr_t)b->hva + at,
 	};
 
 	return ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region) ? -errno : 0;
 }
 
-static int map_ram(struct vm *vm, struct err *e)
+static int cut_slots(struct vm *vm, uint64_t slot_pages, struct err *e)
 {
+	if (!slot_pages)
+		slot_pages = VM_SLOT_PAGES;
 	for (unsigned i = 0; i < vm->mem->n_blocks; i++) {
-		int rc = set_slot(vm, i, false);
+		uint64_t n_pages = vm->mem->blocks[i].n_pages, n;
 
-		if (rc)
-			return err_sys(e, -rc, "KVM refuses %llu MiB of guest memory (%s)",
-				       (unsigned long long)(vm->mem->blocks[i].size_bytes >> 20),
-				       vm->mem->blocks[i].name);
+		for (uint64_t first = 0; first < n_pages; first += n) {
+			n = n_pages - first < slot_pages ? n_pages - first : slot_pages;
+			if (vm->n_slots == VM_SLOTS_MAX)
+				return err_set(e, EINVAL, "guest memory needs more than %d slots",
+					       VM_SLOTS_MAX);
+			vm->slots[vm->n_slots++] =
+				(struct vm_slot){.block = i, .first_page = first, .n_pages = n};
+		}
 	}
 	return 0;
+}
+
+static int map_ram(struct vm *vm, uint64_t slot_pages, struct err *e)
+{
+	int rc = cut_slots(vm, slot_pages, e);
+
+	for (unsigned i = 0; i < vm->n_slots && !rc; i++) {
+		const struct mem_block *b = &vm->mem->blocks[vm->slots[i].block];
+
+		rc = set_slot(vm, i, false);
+		if (rc)
+			return err_sys(e, -rc, "KVM refuses %llu MiB of guest memory (%s)",
+				       (unsigned long long)(b->size_bytes >> 20), b->name);
+	}
+	return rc;
 }
 
 static int create_fd(struct vm *vm, struct err *e)
@@ -236,7 +259,7 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct mem *mem, str
 	 * nothing before.
 	 */
 	if (!rc)
-		rc = map_ram(vm, e);
+		rc = map_ram(vm, cfg->slot_pages, e);
 	if (!rc)
 		rc = create_chips(vm, e);
 	if (rc) {
@@ -294,7 +317,7 @@ int vm_ioeventfd(struct vm *vm, int fd, uint64_t gpa, uint32_t value, bool bind)
 
 int vm_log_all(struct vm *vm, bool on, struct err *e)
 {
-	for (unsigned i = 0; i < vm->mem->n_blocks; i++) {
+	for (unsigned i = 0; i < vm->n_slots; i++) {
 		int rc = set_slot(vm, i, on);
 
 		if (rc && on) {

@@ -3,8 +3,8 @@
  * One KVM virtual machine: its descriptor, what this host's KVM can do, RAM slots, interrupt lines.
  *
  * The interrupt controllers (two PICs, an IOAPIC, a LAPIC per vCPU) and the PIT are KVM's own. Each
- * block of struct mem is one memory slot of the same number, so a block's bitmap is a slot's
- * bitmap.
+ * block of struct mem is one memory slot, or several where it has more pages than one slot may
+ * have; a slot may begin at any page of its block.
  *
  * Threads: created and freed in one thread; vm_irq_line(), vm_irqfd() and vm_ioeventfd() from any
  * thread; slots are changed by one thread at a time.
@@ -18,11 +18,20 @@
 #include "base/err.h"
 #include "mem/mem.h"
 
-#define VM_MSRS_MAX 512
+#define VM_MSRS_MAX   512
+#define VM_SLOTS_MAX  64
+#define VM_SLOT_PAGES (1ull << 30) /* at most, unless told otherwise; KVM has room for 2^31 - 1 */
 
 struct vm_config {
 	int kvm_fd;           /* an open /dev/kvm, ours from now on; or -1: open it */
 	bool plain_dirty_log; /* do without manual re-protection even where KVM offers it */
+	uint64_t slot_pages;  /* pages of a memory slot at most; 0: VM_SLOT_PAGES */
+};
+
+/* A memory slot: n_pages pages of one block. Its index is its number. */
+struct vm_slot {
+	unsigned block;
+	uint64_t first_page, n_pages;
 };
 
 /* What this KVM offers beyond what ferry needs; constant after vm_create(). */
@@ -45,7 +54,9 @@ struct vm {
 	int kvm_fd, fd;
 	struct vm_caps caps;
 	struct mem *mem;
-	struct kvm_cpuid2 *cpuid; /* what KVM supports */
+	unsigned n_slots;
+	struct vm_slot slots[VM_SLOTS_MAX]; /* block by block, in the order of pages */
+	struct kvm_cpuid2 *cpuid;           /* what KVM supports */
 	uint32_t n_msrs;
 	uint32_t *msrs;       /* the MSRs that make up a vCPU's state, by KVM's own list */
 	bool unread_reported; /* atomic: MSRs that KVM lists but will not read were logged */

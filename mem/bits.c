@@ -36,6 +36,21 @@ uint64_t bits_count(const uint64_t *map, uint64_t n_words)
 	return count;
 }
 
+uint64_t bits_next_word(const uint64_t *map, uint64_t n_words, uint64_t from)
+{
+	/* As fast as memory is: a bitmap of the log is mostly zeroes, and megabytes of them. */
+	while (from + 8 <= n_words) {
+		const uint64_t *w = map + from;
+
+		if ((w[0] | w[1] | w[2] | w[3]) | (w[4] | w[5] | w[6] | w[7]))
+			break;
+		from += 8;
+	}
+	while (from < n_words && !map[from])
+		from++;
+	return from;
+}
+
 /* Search in the words XORed with `flip`: 0 finds set bits, ~0 finds clear ones. */
 static uint64_t next_bit(const uint64_t *map, uint64_t n_bits, uint64_t from, uint64_t flip)
 {

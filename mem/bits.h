@@ -33,6 +33,9 @@ void bits_set_range(uint64_t *map, uint64_t first, uint64_t n);
 void bits_clear_range(uint64_t *map, uint64_t first, uint64_t n);
 uint64_t bits_count(const uint64_t *map, uint64_t n_words);
 
+/* The first word at or after `from` that is not zero, or n_words. */
+uint64_t bits_next_word(const uint64_t *map, uint64_t n_words, uint64_t from);
+
 /* The first set (clear) bit at or after `from`, or n_bits if there is none. */
 uint64_t bits_next_set(const uint64_t *map, uint64_t n_bits, uint64_t from);
 uint64_t bits_next_clear(const uint64_t *map, uint64_t n_bits, uint64_t from);

@@ -93,8 +93,7 @@ static int add_block(struct mem *m, const char *name, uint64_t gpa, uint64_t byt
 	*b = (struct mem_block){
 		.gpa = gpa, .size_bytes = bytes, .n_pages = bytes >> MEM_PAGE_SHIFT, .fd = -1};
 	memcpy(b->name, name, strlen(name) + 1);
-	b->host_marks = calloc(bits_words(b->n_pages), sizeof(uint64_t));
-	if (!b->host_marks)
+	if (bitset_init(&b->marks, b->n_pages))
 		return err_set(e, ENOMEM, "out of memory for the dirty marks of %s", name);
 	return map_block(b, m->backend, e);
 }
@@ -107,7 +106,7 @@ int mem_create(struct mem **out, enum mem_backend backend, uint64_t size_bytes, 
 	int rc;
 
 	if (size_bytes < MEM_MIN_BYTES || size_bytes > MEM_MAX_BYTES)
-		return err_set(e, EINVAL, "guest memory must be between 1 MiB and 8 TiB");
+		return err_set(e, EINVAL, "guest memory must be between 1 MiB and 16 TiB");
 	if (size_bytes % align)
 		return err_set(e, EINVAL, "guest memory must be a multiple of %llu KiB (%s)",
 			       (unsigned long long)(align >> 10), mem_backend_name(backend));
@@ -138,7 +137,7 @@ void mem_free(struct mem *m)
 			(void)munmap(b->hva, b->size_bytes);
 		if (b->fd >= 0)
 			(void)close(b->fd);
-		free(b->host_marks);
+		bitset_free(&b->marks);
 	}
 	free(m);
 }
@@ -267,16 +266,15 @@ void mem_mark(struct mem *m, uint64_t gpa, uint64_t len)
 	 * then reads the page sees them.
 	 */
 	for (uint64_t w = first / 64; w <= last / 64; w++)
-		__atomic_fetch_or(&b->host_marks[w], bits_word_mask(w, first, last - first + 1),
-				  __ATOMIC_ACQ_REL);
+		(void)bitset_or(&b->marks, w, bits_word_mask(w, first, last - first + 1));
 }
 
 uint64_t mem_marks_take(struct mem *m, unsigned b, uint64_t word)
 {
-	uint64_t *at = &m->blocks[b].host_marks[word];
+	return bitset_take(&m->blocks[b].marks, word, ~0ull);
+}
 
-	/* Nearly always empty: look before the costlier exchange. */
-	if (!__atomic_load_n(at, __ATOMIC_RELAXED))
-		return 0;
-	return __atomic_exchange_n(at, 0, __ATOMIC_ACQ_REL);
+uint64_t mem_marks_next(const struct mem *m, unsigned b, uint64_t from)
+{
+	return bitset_next_word(&m->blocks[b].marks, from);
 }

@@ -4,7 +4,8 @@
  *
  * RAM is a few *blocks*, each one contiguous range of guest physical addresses (gpa) and of our own
  * (hva). The PC layout has two around the PCI hole: "ram.low" from 0 up to 3 GiB, "ram.high" from
- * 4 GiB for what does not fit. A block is one KVM slot and one bitmap of the migration.
+ * 4 GiB for what does not fit. A block is one bitmap of the migration, and one KVM slot
+ * or several.
  *
  * Host code never writes guest RAM but through mem_write(), mem_set() or a pointer from mem_host()
  * followed by mem_mark(): each marks the pages dirty in the block's *host marks*, which the sync
@@ -24,6 +25,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "mem/bitset.h"
 
 #define MEM_PAGE_SHIFT     12
 #define MEM_PAGE_BYTES     4096ull
@@ -32,7 +34,7 @@
 #define MEM_MAX_BLOCKS     4
 #define MEM_BLOCK_NAME_LEN 32
 #define MEM_MIN_BYTES      (1ull << 20)
-#define MEM_MAX_BYTES      (8ull << 40) /* a KVM slot has less than 2^31 pages */
+#define MEM_MAX_BYTES      (16ull << 40)
 
 enum mem_backend {
 	MEM_ANON,    /* private anonymous memory, transparent huge pages advised (default) */
@@ -46,8 +48,8 @@ struct mem_block {
 	uint64_t size_bytes; /* multiple of the page size */
 	uint64_t n_pages;
 	uint8_t *hva;
-	int fd;               /* memfd, or -1 */
-	uint64_t *host_marks; /* one bit a page; atomic access only */
+	int fd;              /* memfd, or -1 */
+	struct bitset marks; /* host marks: one bit a page */
 };
 
 struct mem {
@@ -103,5 +105,7 @@ void mem_mark(struct mem *m, uint64_t gpa, uint64_t len);
  * thread at a time calls it (who starts and who syncs the dirty log).
  */
 uint64_t mem_marks_take(struct mem *m, unsigned b, uint64_t word);
+/* The first word of block b at or after `from` that holds marks, or one past its last word. */
+uint64_t mem_marks_next(const struct mem *m, unsigned b, uint64_t from);
 
 #endif

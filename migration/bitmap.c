@@ -2,9 +2,9 @@
 #include "migration/bitmap.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
-#include "mem/bits.h"
+/* After so many pages a merge brings the count up to date. */
+#define COUNT_PAGES (1024 * 64)
 
 int mig_bitmap_init(struct mig_bitmap *b, const uint64_t *block_pages, unsigned n_blocks)
 {
@@ -12,14 +12,11 @@ int mig_bitmap_init(struct mig_bitmap *b, const uint64_t *block_pages, unsigned 
 	if (n_blocks > MEM_MAX_BLOCKS)
 		return -EINVAL;
 	for (unsigned i = 0; i < n_blocks; i++) {
-		struct mig_bitmap_block *k = &b->blocks[i];
+		int rc = bitset_init(&b->blocks[i], block_pages[i]);
 
-		k->n_pages = block_pages[i];
-		k->n_words = bits_words(k->n_pages);
-		k->words = calloc(k->n_words ? k->n_words : 1, sizeof(uint64_t));
-		if (!k->words) {
+		if (rc) {
 			mig_bitmap_free(b);
-			return -ENOMEM;
+			return rc;
 		}
 	}
 	return 0;
@@ -27,46 +24,64 @@ int mig_bitmap_init(struct mig_bitmap *b, const uint64_t *block_pages, unsigned 
 
 void mig_bitmap_free(struct mig_bitmap *b)
 {
-	for (unsigned i = 0; i < b->n_blocks; i++)
-		free(b->blocks[i].words);
+	for (unsigned i = 0; i < b->n_blocks && i < MEM_MAX_BLOCKS; i++)
+		bitset_free(&b->blocks[i]);
 	*b = (struct mig_bitmap){0};
 }
 
 void mig_bitmap_fill(struct mig_bitmap *b)
 {
+	uint64_t pages = 0;
+
 	for (unsigned i = 0; i < b->n_blocks; i++) {
-		for (uint64_t w = 0; w < b->blocks[i].n_words; w++)
-			(void)mig_bitmap_or(b, i, w, ~0ull);
+		bitset_fill(&b->blocks[i]);
+		pages += b->blocks[i].n_bits;
 	}
+	b->added_pages += pages - b->count_pages;
+	b->count_pages = pages;
+}
+
+static void count(struct mig_bitmap *b, uint64_t added)
+{
+	if (!added)
+		return;
+	__atomic_fetch_add(&b->count_pages, added, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&b->added_pages, added, __ATOMIC_RELAXED);
 }
 
 unsigned mig_bitmap_or(struct mig_bitmap *b, unsigned block, uint64_t word, uint64_t bits)
 {
-	struct mig_bitmap_block *k = &b->blocks[block];
-	uint64_t old;
-	unsigned added;
+	unsigned added = bitset_or(&b->blocks[block], word, bits);
 
-	bits &= bits_word_mask(word, 0, k->n_pages);
-	if (!bits)
-		return 0;
-	old = __atomic_fetch_or(&k->words[word], bits, __ATOMIC_ACQ_REL);
-	added = (unsigned)__builtin_popcountll(bits & ~old);
-	if (added) {
-		__atomic_fetch_add(&b->count_pages, added, __ATOMIC_RELAXED);
-		__atomic_fetch_add(&b->added_pages, added, __ATOMIC_RELAXED);
-	}
+	count(b, added);
 	return added;
+}
+
+uint64_t mig_bitmap_merge(struct mig_bitmap *b, unsigned block, uint64_t first_page,
+			  const uint64_t *from, uint64_t n_pages)
+{
+	uint64_t total = 0;
+
+	while (n_pages) {
+		uint64_t n = n_pages < COUNT_PAGES ? n_pages : COUNT_PAGES;
+		uint64_t added = bitset_merge(&b->blocks[block], first_page, from, n);
+
+		count(b, added);
+		total += added;
+		first_page += n;
+		from += n / 64;
+		n_pages -= n;
+	}
+	return total;
 }
 
 uint64_t mig_bitmap_take(struct mig_bitmap *b, unsigned block, uint64_t word, uint64_t bits)
 {
-	uint64_t *at = &b->blocks[block].words[word], taken;
+	uint64_t taken = bitset_take(&b->blocks[block], word, bits);
 
-	if (!(__atomic_load_n(at, __ATOMIC_RELAXED) & bits))
-		return 0;
-	taken = __atomic_fetch_and(at, ~bits, __ATOMIC_ACQ_REL) & bits;
-	__atomic_fetch_sub(&b->count_pages, (uint64_t)__builtin_popcountll(taken),
-			   __ATOMIC_RELAXED);
+	if (taken)
+		__atomic_fetch_sub(&b->count_pages, (uint64_t)__builtin_popcountll(taken),
+				   __ATOMIC_RELAXED);
 	return taken;
 }
 
@@ -85,9 +100,5 @@ uint64_t mig_bitmap_added(const struct mig_bitmap *b)
 
 uint64_t mig_bitmap_next_word(const struct mig_bitmap *b, unsigned block, uint64_t from)
 {
-	const struct mig_bitmap_block *k = &b->blocks[block];
-
-	while (from < k->n_words && !__atomic_load_n(&k->words[from], __ATOMIC_RELAXED))
-		from++;
-	return from;
+	return bitset_next_word(&b->blocks[block], from);
 }

@@ -72,7 +72,7 @@ static void start_round(struct mig_free_pages *f)
 int mig_free_step(struct mig_free_pages *f, struct err *e)
 {
 	uint64_t mask[SLICE_WORDS], n;
-	const struct mig_bitmap_block *b;
+	const struct bitset *b;
 	int rc;
 
 	if (!f->n_sources || f->started || f->over)

@@ -59,7 +59,7 @@ static bool find_window(struct mig_pages *p)
 /* Take bits into the window, then have exactly those pages protected. */
 static int take_window(struct mig_pages *p, struct err *e)
 {
-	const struct mig_bitmap_block *b = &p->bitmap->blocks[p->block];
+	const struct bitset *b = &p->bitmap->blocks[p->block];
 	uint64_t n = 0;
 	int rc;
 

@@ -226,6 +226,11 @@ struct mig_machine machine_migration_view(struct machine *m)
 	};
 }
 
+static uint64_t mark_words(const struct machine *m, unsigned block)
+{
+	return bits_words(m->mem->blocks[block].n_pages);
+}
+
 static int dirty_start(void *ctx, struct err *e)
 {
 	struct machine *m = ctx;
@@ -236,9 +241,7 @@ static int dirty_start(void *ctx, struct err *e)
 	 * old marks would only have pages sent twice. New ones may come from here on and are kept.
 	 */
 	for (unsigned b = 0; b < m->mem->n_blocks && !rc; b++) {
-		uint64_t words = bits_words(m->mem->blocks[b].n_pages);
-
-		for (uint64_t w = 0; w < words; w++)
+		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++)
 			(void)mem_marks_take(m->mem, b, w);
 	}
 	return rc;
@@ -248,19 +251,17 @@ static int dirty_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
 {
 	struct machine *m = ctx;
 
-	for (unsigned b = 0; b < m->mem->n_blocks; b++) {
-		uint64_t words = bits_words(m->mem->blocks[b].n_pages);
-		const uint64_t *logged;
-		int rc = dirty_log_read(&m->log, b, &logged, e);
+	for (unsigned i = 0; i < m->vm->n_slots; i++) {
+		struct dirty_log_part part;
+		int rc = dirty_log_read(&m->log, i, &part, e);
 
 		if (rc)
 			return rc;
-		for (uint64_t w = 0; w < words; w++) {
-			uint64_t bits = logged[w] | mem_marks_take(m->mem, b, w);
-
-			if (bits)
-				(void)mig_bitmap_or(into, b, w, bits);
-		}
+		(void)mig_bitmap_merge(into, part.block, part.first_page, part.words, part.n_pages);
+	}
+	for (unsigned b = 0; b < m->mem->n_blocks; b++) {
+		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++)
+			(void)mig_bitmap_or(into, b, w, mem_marks_take(m->mem, b, w));
 	}
 	return 0;
 }

@@ -29,11 +29,18 @@ bool vmtest_have_kvm(const char *test)
 void vmtest_open(struct vmtest *t, uint64_t mem_bytes, unsigned n_cpus, bool plain_log)
 {
 	const struct vm_config cfg = {.kvm_fd = -1, .plain_dirty_log = plain_log};
+
+	vmtest_open_as(t, mem_bytes, n_cpus, &cfg);
+}
+
+void vmtest_open_as(struct vmtest *t, uint64_t mem_bytes, unsigned n_cpus,
+		    const struct vm_config *cfg)
+{
 	struct err e = ERR_INIT;
 
 	*t = (struct vmtest){.n_cpus = n_cpus};
 	ck_assert_msg(!mem_create(&t->mem, MEM_ANON, mem_bytes, &e), "%s", e.msg);
-	ck_assert_msg(!vm_create(&t->vm, &cfg, t->mem, &e), "%s", e.msg);
+	ck_assert_msg(!vm_create(&t->vm, cfg, t->mem, &e), "%s", e.msg);
 	for (unsigned i = 0; i < n_cpus; i++)
 		ck_assert_msg(!vcpu_create(&t->vcpus[i], t->vm, i, n_cpus, &e), "%s", e.msg);
 }

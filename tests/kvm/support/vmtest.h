@@ -33,6 +33,8 @@ struct vmtest {
 
 /* Fails the test when anything fails. */
 void vmtest_open(struct vmtest *t, uint64_t mem_bytes, unsigned n_cpus, bool plain_log);
+void vmtest_open_as(struct vmtest *t, uint64_t mem_bytes, unsigned n_cpus,
+		    const struct vm_config *cfg);
 void vmtest_close(struct vmtest *t);
 /* Put code at CODE_GPA and have vCPU 0 begin there, in flat 32-bit protected mode. */
 void vmtest_code(struct vmtest *t, const void *code, size_t bytes);
