@@ -100,6 +100,28 @@ static int aborted(struct mig_dest *d, struct err *e)
 
 /* ---- one attempt ---- */
 
+/* What the source says of the guest before any RAM: can it live here? */
+static int receive_early(struct mig_dest *d, uint32_t n, struct err *e)
+{
+	const struct mig_machine *m = &d->cfg.machine;
+	struct wire_frame f;
+
+	for (uint32_t i = 0; i < n; i++) {
+		int rc = wire_recv(&d->reader, d->chan, &f, e);
+
+		if (!rc && f.type == WIRE_ABORT)
+			rc = aborted(d, e);
+		if (!rc && f.type != WIRE_SECTION)
+			rc = err_set(e, EPROTO, "a %s message where an early section was due",
+				     wire_type_name(f.type));
+		if (!rc)
+			rc = mig_incoming_early(&d->in, &d->reader.meta, e);
+		if (rc)
+			return rc;
+	}
+	return m->admit ? m->admit(m->ctx, e) : 0;
+}
+
 static int receive_hello(struct mig_dest *d, struct err *e)
 {
 	struct wire_hello *h = calloc(1, sizeof(*h));
@@ -115,6 +137,8 @@ static int receive_hello(struct mig_dest *d, struct err *e)
 		rc = wire_get_hello(&d->reader.meta, h, e);
 	if (!rc)
 		rc = mig_incoming_check_hello(&d->in, h, e);
+	if (!rc)
+		rc = receive_early(d, h->n_early, e);
 	if (!rc) {
 		/* Only now: a stranger must not wipe out what is known of an earlier attempt. */
 		pthread_mutex_lock(&d->lock);

@@ -40,18 +40,15 @@ void mig_incoming_free(struct mig_incoming *in)
 	in->section_seen = NULL;
 }
 
-static const struct mig_section *find_section(const struct mig_incoming *in, const char *name,
-					      uint32_t instance, unsigned *index)
+/* Its place in the list, or n. */
+static unsigned find_section(const struct mig_section *list, unsigned n, const char *name,
+			     uint32_t instance)
 {
-	for (unsigned i = 0; i < in->machine->n_sections; i++) {
-		const struct mig_section *s = &in->machine->sections[i];
+	unsigned i = 0;
 
-		if (s->instance == instance && !strcmp(s->table->name, name)) {
-			*index = i;
-			return s;
-		}
-	}
-	return NULL;
+	while (i < n && (list[i].instance != instance || strcmp(list[i].table->name, name) != 0))
+		i++;
+	return i;
 }
 
 static int check_blocks(const struct mem *m, const struct wire_hello *h, struct err *e)
@@ -88,8 +85,8 @@ static int check_blocks(const struct mem *m, const struct wire_hello *h, struct 
 int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_hello *h,
 			     struct err *e)
 {
+	const struct mig_machine *m = in->machine;
 	int rc;
-	unsigned index;
 
 	if (h->features)
 		return err_set(e, EPROTONOSUPPORT,
@@ -109,18 +106,18 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 			h->n_cpus, in->machine->n_cpus);
 	for (uint32_t i = 0; i < h->n_sections; i++) {
 		const struct wire_section_id *id = &h->sections[i];
-		const struct mig_section *s = find_section(in, id->name, id->instance, &index);
+		unsigned k = find_section(m->sections, m->n_sections, id->name, id->instance);
 
-		if (!s)
+		if (k == m->n_sections)
 			return err_set(e, EINVAL,
 				       "the source's guest has a device that this one has not: "
 				       "'%s' number %u",
 				       id->name, id->instance);
-		if (s->table->version != id->version)
+		if (m->sections[k].table->version != id->version)
 			return err_set(e, EINVAL,
 				       "the state of '%s' has version %u, this side "
 				       "knows %u",
-				       id->name, id->version, s->table->version);
+				       id->name, id->version, m->sections[k].table->version);
 	}
 	if (h->n_sections != in->machine->n_sections)
 		return err_set(
@@ -128,6 +125,11 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 			"the source's guest has %u pieces of device state, this one %u: start "
 			"the destination with the same devices",
 			h->n_sections, in->machine->n_sections);
+	if (h->n_early != m->n_early)
+		return err_set(e, EINVAL,
+			       "the source describes its guest in %u early sections, this side in "
+			       "%u: they are different versions of ferry",
+			       h->n_early, m->n_early);
 	return 0;
 }
 
@@ -216,12 +218,12 @@ int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf 
 	return 0;
 }
 
-int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e)
+static int take_section(const struct mig_section *list, unsigned n, bool *seen, struct rbuf *meta,
+			struct err *e)
 {
 	char name[MEM_BLOCK_NAME_LEN];
 	uint32_t instance, version;
-	const struct mig_section *s;
-	unsigned index = 0;
+	unsigned i;
 	int rc;
 
 	get_str8(meta, name, sizeof(name));
@@ -229,21 +231,35 @@ int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err 
 	version = get_u32(meta);
 	if (meta->bad)
 		return err_set(e, EPROTO, "malformed section");
-	s = find_section(in, name, instance, &index);
-	if (!s || s->table->version != version || in->section_seen[index])
+	i = find_section(list, n, name, instance);
+	if (i == n || list[i].table->version != version || seen[i])
 		return err_set(e, EPROTO,
 			       "state section '%s' %u (version %u) was not announced, or "
 			       "comes twice",
 			       name, instance, version);
-	rc = fields_decode(meta, s->table, s->data, e);
+	rc = fields_decode(meta, list[i].table, list[i].data, e);
 	if (rc)
 		return rc;
 	if (!rbuf_done(meta))
 		return err_set(e, EPROTO, "state section '%s' %u is %zu bytes too long", name,
 			       instance, rbuf_left(meta));
-	in->section_seen[index] = true;
-	in->n_sections_seen++;
+	seen[i] = true;
 	return 0;
+}
+
+int mig_incoming_early(struct mig_incoming *in, struct rbuf *meta, struct err *e)
+{
+	return take_section(in->machine->early, in->machine->n_early, in->early_seen, meta, e);
+}
+
+int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e)
+{
+	int rc = take_section(in->machine->sections, in->machine->n_sections, in->section_seen,
+			      meta, e);
+
+	if (!rc)
+		in->n_sections_seen++;
+	return rc;
 }
 
 int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e)

@@ -23,6 +23,7 @@ struct mig_incoming {
 	uint64_t n_arrived, n_suspect; /* set bits in all */
 	bool *section_seen;            /* per section of the machine */
 	uint32_t n_sections_seen;
+	bool early_seen[WIRE_MAX_EARLY];
 	uint64_t normal_pages, zero_pages; /* received, repeats included */
 	bool touched;                      /* RAM may hold something */
 	struct wire_pages pages;           /* of the frame at work */
@@ -36,6 +37,8 @@ void mig_incoming_free(struct mig_incoming *in);
 /* Can this guest live here? Refused with what differs and what to change. */
 int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_hello *h,
 			     struct err *e);
+/* One of the sections that follow hello at once. */
+int mig_incoming_early(struct mig_incoming *in, struct rbuf *meta, struct err *e);
 /* A pages frame whose meta is at hand: receive its bytes into RAM. */
 int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf *meta,
 		       uint32_t data_bytes, struct err *e);

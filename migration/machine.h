@@ -67,6 +67,14 @@ struct mig_section {
 struct mig_machine {
 	void *ctx;
 	/*
+	 * Sections whose data never change during the guest's life, and are there from the start:
+	 * the source sends them before anything else. Destination: admit() has them decoded, checks
+	 * them, and refuses a guest that cannot live here, while it still runs at the source.
+	 */
+	struct mig_section *early;
+	unsigned n_early; /* at most WIRE_MAX_EARLY */
+	int (*admit)(void *ctx, struct err *e);
+	/*
 	 * Source: stop every vCPU and device, so that neither RAM nor state changes any more.
 	 * *was_running tells whether the guest ran before (a paused guest may be moved too).
 	 */

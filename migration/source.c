@@ -158,6 +158,27 @@ static void fill_hello(struct mig_source *s, struct wire_hello *h)
 		id->instance = m->sections[i].instance;
 		id->version = m->sections[i].table->version;
 	}
+	h->n_early = m->n_early;
+}
+
+void mig_source_put_section(struct wbuf *meta, const struct mig_section *sec)
+{
+	put_str8(meta, sec->table->name);
+	put_u32(meta, sec->instance);
+	put_u32(meta, sec->table->version);
+	fields_encode(meta, sec->table, sec->data);
+}
+
+static int send_early(struct mig_source *s, struct wbuf *meta, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned i = 0; i < s->cfg.machine.n_early && !rc; i++) {
+		wbuf_reset(meta);
+		mig_source_put_section(meta, &s->cfg.machine.early[i]);
+		rc = wire_send(&s->writer, s->chan, WIRE_SECTION, meta, e);
+	}
+	return rc;
 }
 
 static int agree(struct mig_source *s, struct err *e)
@@ -173,6 +194,8 @@ static int agree(struct mig_source *s, struct err *e)
 	wire_put_hello(&meta, h);
 	free(h);
 	rc = wire_send(&s->writer, s->chan, WIRE_HELLO, &meta, e);
+	if (!rc)
+		rc = send_early(s, &meta, e);
 	wbuf_free(&meta);
 	if (!rc)
 		rc = mig_source_expect(s, WIRE_WELCOME, e);

@@ -73,6 +73,9 @@ int mig_source_heed(struct mig_source *s, struct err *e);
 /* A frame that must be of this type; FAIL becomes the destination's error. */
 int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);
 
+/* A section as a SECTION frame has it. */
+void mig_source_put_section(struct wbuf *meta, const struct mig_section *sec);
+
 /* ---- precopy.c ---- */
 
 /* Iterate until the rest is predicted to fit the downtime limit. */

@@ -74,13 +74,8 @@ static int send_state(struct mig_source *s, struct err *e)
 	wbuf_init(&tail, ORDER_LITTLE, TAIL_MAX);
 	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
 	for (unsigned i = 0; i < m->n_sections; i++) {
-		const struct mig_section *sec = &m->sections[i];
-
 		wbuf_reset(&meta);
-		put_str8(&meta, sec->table->name);
-		put_u32(&meta, sec->instance);
-		put_u32(&meta, sec->table->version);
-		fields_encode(&meta, sec->table, sec->data);
+		mig_source_put_section(&meta, &m->sections[i]);
 		append_frame(s, &tail, WIRE_SECTION, &meta);
 	}
 	wbuf_reset(&meta);

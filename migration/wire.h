@@ -31,6 +31,7 @@
 #define WIRE_SKIP_MAX     64 /* unknown optional frames in a row */
 #define WIRE_NAME_BYTES   65
 #define WIRE_MAX_SECTIONS 1024
+#define WIRE_MAX_EARLY    16
 
 enum wire_type {
 	WIRE_HELLO = 1, /* S>D what will be moved */
@@ -109,6 +110,7 @@ struct wire_hello {
 	struct wire_block blocks[MEM_MAX_BLOCKS];
 	uint32_t n_sections;
 	struct wire_section_id sections[WIRE_MAX_SECTIONS];
+	uint32_t n_early; /* sections that follow at once; the others come last of all */
 };
 
 void wire_put_hello(struct wbuf *w, const struct wire_hello *h);

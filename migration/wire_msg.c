@@ -28,6 +28,7 @@ void wire_put_hello(struct wbuf *w, const struct wire_hello *h)
 		put_u32(w, h->sections[i].instance);
 		put_u32(w, h->sections[i].version);
 	}
+	put_u16(w, (uint16_t)h->n_early);
 }
 
 int wire_get_hello(struct rbuf *r, struct wire_hello *h, struct err *e)
@@ -64,6 +65,11 @@ int wire_get_hello(struct rbuf *r, struct wire_hello *h, struct err *e)
 		h->sections[i].instance = get_u32(r);
 		h->sections[i].version = get_u32(r);
 	}
+	h->n_early = get_u16(r);
+	if (h->n_early > WIRE_MAX_EARLY)
+		return err_set(e, EPROTO,
+			       "the source announces %u early sections, at most %u are possible",
+			       h->n_early, WIRE_MAX_EARLY);
 	return rbuf_done(r) ? 0 : err_set(e, EPROTO, "malformed hello message");
 }
 

@@ -30,7 +30,7 @@ static void header(const struct raw_header *h, const char *text)
 
 START_TEST(headers)
 {
-	struct raw_header h = {.magic = WIRE_MAGIC, .seq = 1, .type = WIRE_PASS, .flags = 1};
+	struct raw_header h = {.magic = WIRE_MAGIC, .seq = 2, .type = WIRE_PASS, .flags = 1};
 
 	replay_up(&r);
 	h.meta_bytes = WIRE_META_MAX + 1;
@@ -49,8 +49,8 @@ START_TEST(headers)
 	header(&h, "more than allowed");
 	h.data_bytes = 0;
 	h.seq = 0;
-	header(&h, "frame 0 where 1 should be");
-	h.seq = 1;
+	header(&h, "frame 0 where 2 should be");
+	h.seq = 2;
 	h.magic = 0;
 	header(&h, "no frame where one should begin");
 	h.magic = WIRE_MAGIC;
@@ -107,7 +107,9 @@ START_TEST(hellos)
 	bent_hello(size, "\0\0\0\0\0\0\0\x80", 8, 0, "KiB of memory");
 	bent_hello(n_sections, "\xff\xff", 2, 0, "65535 sections, at most 1024");
 	bent_hello(n_sections, "\0\4", 2, 0, "malformed hello");
-	bent_hello(n_sections, "\3\0", 2, 0, "malformed hello");
+	bent_hello(n_sections, "\3\0", 2, 0, "early sections, at most 16 are possible");
+	bent_hello(len - 2, "\x11\0", 2, 0, "17 early sections, at most 16 are possible");
+	bent_hello(len - 2, "\0\0", 2, 0, "in 0 early sections, this side in 1");
 	bent_hello(0, "", 0, 1, "malformed hello");
 	for (size_t cut = 5; cut <= len; cut += 3)
 		bent_hello(0, "", 0, -(long)cut, "");

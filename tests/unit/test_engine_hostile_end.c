@@ -25,7 +25,7 @@ static void bent_section(unsigned n, size_t at, const void *bytes, size_t len, l
 {
 	struct stream s = after_hello();
 
-	stream_copy_meta(&s, WIRE_SECTION, n);
+	stream_copy_meta(&s, WIRE_SECTION, 1 + n); /* behind the early one */
 	memcpy(s.meta.data + at, bytes, len);
 	if (grow > 0)
 		put_bytes(&s.meta, "xxxxxxxx", (size_t)grow);

@@ -44,11 +44,18 @@ void stream_hello(struct stream *s)
 {
 	stream_copy_meta(s, WIRE_HELLO, 0);
 	stream_frame(s, WIRE_HELLO, 0);
+	stream_early(s);
+}
+
+void stream_early(struct stream *s)
+{
+	stream_copy_meta(s, WIRE_SECTION, 0);
+	stream_frame(s, WIRE_SECTION, 0);
 }
 
 void stream_section(struct stream *s, unsigned n)
 {
-	stream_copy_meta(s, WIRE_SECTION, n);
+	stream_copy_meta(s, WIRE_SECTION, 1 + n);
 	stream_frame(s, WIRE_SECTION, 0);
 }
 

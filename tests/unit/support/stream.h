@@ -26,8 +26,9 @@ void stream_frame(struct stream *s, uint16_t type, uint32_t data_bytes);
 /* Put the meta of the recorded frame of this type, the n-th, into s->meta. */
 void stream_copy_meta(struct stream *s, uint16_t type, unsigned n);
 
-/* Whole frames as they were recorded. */
+/* Whole frames as they were recorded: hello and the early section after it, that, the others. */
 void stream_hello(struct stream *s);
+void stream_early(struct stream *s);
 void stream_section(struct stream *s, unsigned n);
 
 /* A pages message: its head, then runs. */

@@ -38,8 +38,16 @@ static const struct field clock_fields[] = {
 };
 static FIELD_TABLE(clock_table, "clock", 7, clock_fields);
 
+static const struct field model_fields[] = {
+	FIELD(struct synth_model, n_features, FIELD_U32),
+	{"features", FIELD_U16, offsetof(struct synth_model, features), sizeof(uint16_t), 32,
+	 offsetof(struct synth_model, n_features), NULL},
+};
+static FIELD_TABLE(model_table, "model", 5, model_fields);
+
 static void add_sections(struct synth *s)
 {
+	s->early[0] = (struct mig_section){0, &model_table, &s->state.model};
 	s->sections[0] = (struct mig_section){0, &cpu_table, &s->state.cpus[0]};
 	s->sections[1] = (struct mig_section){1, &cpu_table, &s->state.cpus[1]};
 	s->sections[2] = (struct mig_section){0, &device_table, &s->state.device};
@@ -71,11 +79,17 @@ static void fill_state(struct synth *s)
 /* ---- counting, delays, faults ---- */
 
 static const char *const call_names[SYNTH_CALLS] = {
-	[SYNTH_START] = "start",     [SYNTH_HARVEST] = "harvest",
-	[SYNTH_PROTECT] = "protect", [SYNTH_STOP] = "stop",
-	[SYNTH_PAUSE] = "pause",     [SYNTH_RESUME] = "resume",
-	[SYNTH_COLLECT] = "collect", [SYNTH_GIVEN_AWAY] = "given_away",
-	[SYNTH_APPLY] = "apply",     [SYNTH_TAKEN_OVER] = "taken_over",
+	[SYNTH_ADMIT] = "admit",
+	[SYNTH_START] = "start",
+	[SYNTH_HARVEST] = "harvest",
+	[SYNTH_PROTECT] = "protect",
+	[SYNTH_STOP] = "stop",
+	[SYNTH_PAUSE] = "pause",
+	[SYNTH_RESUME] = "resume",
+	[SYNTH_COLLECT] = "collect",
+	[SYNTH_GIVEN_AWAY] = "given_away",
+	[SYNTH_APPLY] = "apply",
+	[SYNTH_TAKEN_OVER] = "taken_over",
 };
 
 static int enter(struct synth *s, enum synth_call call, struct err *e)
@@ -203,6 +217,17 @@ static bool set_running(struct synth *s, bool run)
 	return was;
 }
 
+static int machine_admit(void *ctx, struct err *e)
+{
+	struct synth *s = ctx;
+	int rc = enter(s, SYNTH_ADMIT, e);
+
+	if (!rc && s->state.model.n_features > s->n_features)
+		rc = err_set(e, EINVAL, "the guest uses feature %u, which is not offered here",
+			     s->state.model.features[s->n_features]);
+	return rc;
+}
+
 static int machine_pause(void *ctx, bool *was_running, struct err *e)
 {
 	struct synth *s = ctx;
@@ -323,7 +348,11 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 			abort();
 	}
 	add_sections(s);
+	s->n_features = 32;
 	s->machine = (struct mig_machine){.ctx = s,
+					  .early = s->early,
+					  .n_early = 1,
+					  .admit = machine_admit,
 					  .pause = machine_pause,
 					  .resume = machine_resume,
 					  .fate = machine_fate,
@@ -348,6 +377,9 @@ struct synth *synth_source(struct synth_guest *g, const struct synth_config *cfg
 
 	s->running = true;
 	s->host_running = true;
+	s->state.model.n_features = 3;
+	for (unsigned i = 0; i < 3; i++)
+		s->state.model.features[i] = (uint16_t)(cfg->seed + i);
 	g->runs_at_source = true;
 	return s;
 }

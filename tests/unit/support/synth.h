@@ -30,6 +30,7 @@
 #define SYNTH_WAIT_MS 20000 /* longer than anything takes, even under a sanitizer */
 
 enum synth_call {
+	SYNTH_ADMIT,
 	SYNTH_START,
 	SYNTH_HARVEST,
 	SYNTH_PROTECT,
@@ -73,7 +74,14 @@ struct synth_clock {
 	uint64_t ticks;
 };
 
+/* Constant, and sent before anything else. */
+struct synth_model {
+	uint32_t n_features;
+	uint16_t features[32];
+};
+
 struct synth_state {
+	struct synth_model model;
 	struct synth_cpu cpus[2];
 	struct synth_device device;
 	struct synth_clock clock;
@@ -95,6 +103,8 @@ struct synth {
 	struct mig_machine machine;
 	struct mig_dirty_source dirty;
 	struct mig_section sections[SYNTH_SECTIONS];
+	struct mig_section early[1];
+	unsigned n_features;      /* how many a guest may have here */
 	struct synth_state state; /* what the sections describe */
 	/* counters and faults, one per callback */
 	atomic_uint calls[SYNTH_CALLS];

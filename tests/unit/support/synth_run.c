@@ -308,6 +308,10 @@ const char *synth_compare(const struct synth *a, const struct synth *b)
 			return text;
 		}
 	}
+	if (a->state.model.n_features != b->state.model.n_features ||
+	    memcmp(a->state.model.features, b->state.model.features,
+		   sizeof(a->state.model.features)))
+		return "the model differs";
 	if (a->state.clock.ticks != b->state.clock.ticks ||
 	    memcmp(a->state.cpus, b->state.cpus, sizeof(a->state.cpus)) ||
 	    a->state.device.n_entries != b->state.device.n_entries ||
