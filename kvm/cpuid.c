@@ -2,6 +2,7 @@
 #include "kvm/cpuid.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -9,7 +10,11 @@
 #include <linux/kvm.h>
 #include <linux/kvm_para.h>
 
+#include "kvm/cpu_model.h"
+
 #define BIT(n) (1u << (n))
+
+_Static_assert(CPUID_KVM_FEATURES == KVM_CPUID_FEATURES, "KVM's leaf");
 
 /* Leaf 1 ECX */
 #define L1C_MONITOR      BIT(3)
@@ -189,14 +194,11 @@ struct kvm_cpuid2 *cpuid_for_vcpu(const struct vm *vm, unsigned index, unsigned 
 		}
 	}
 	t->nent = n;
+	cpu_model_apply(&vm->model, t);
 	return t;
 }
 
-/* Registers whose bits are features, with the bits that say something else taken out. */
-static const struct feature_word {
-	uint32_t function, index;
-	uint32_t mask[4]; /* EAX, EBX, ECX, EDX */
-} feature_words[] = {
+static const struct cpuid_feature_word feature_words[] = {
 	{0x1, 0, {0, 0, ~(L1C_OSXSAVE | L1C_HYPERVISOR), ~(L1D_APIC | L1D_HTT)}},
 	{0x6, 0, {BIT(2), 0, 0, 0}},
 	{0x7, 0, {0, ~0u, ~L7C_OSPKE, ~0u}},
@@ -211,69 +213,195 @@ static const struct feature_word {
 	{0x80000021, 0, {~0u, 0, 0, 0}},
 };
 
-static void get_regs(const struct kvm_cpuid2 *t, const struct feature_word *w, uint32_t regs[4])
+size_t cpuid_feature_words(const struct cpuid_feature_word **words)
 {
-	memset(regs, 0, 4 * sizeof(regs[0]));
-	for (uint32_t i = 0; i < t->nent; i++) {
-		const struct kvm_cpuid_entry2 *en = &t->entries[i];
+	*words = feature_words;
+	return sizeof(feature_words) / sizeof(feature_words[0]);
+}
 
-		if (en->function != w->function)
+static void get_regs(const struct kvm_cpuid2 *t, uint32_t function, uint32_t index,
+		     uint32_t regs[4])
+{
+	struct kvm_cpuid_entry2 *en = cpuid_find(t, function, index);
+
+	for (unsigned r = CPUID_EAX; r <= CPUID_EDX; r++)
+		regs[r] = en ? *cpuid_reg(en, r) : 0;
+}
+
+/* What a guest has and would miss here. */
+struct missing {
+	struct cpu_feature_set named;
+	unsigned n_unnamed;
+	char unnamed[80]; /* the first of them */
+};
+
+static void note_missing(struct missing *m, const struct cpuid_feature_word *w, unsigned r,
+			 unsigned bit)
+{
+	static const char *const names[] = {"EAX", "EBX", "ECX", "EDX"};
+	int i = -1;
+
+	if (w->function == 0xd && (w->index == 0 || r != CPUID_EAX))
+		i = cpu_feature_of_xsave(bit + (r == CPUID_EDX ? 32 : 0));
+	else
+		i = cpu_feature_by_bit(w->function, w->index, r, bit);
+	if (i >= 0)
+		cpu_feature_add(&m->named, (unsigned)i);
+	else if (!m->n_unnamed++)
+		(void)snprintf(m->unnamed, sizeof(m->unnamed),
+			       "a feature without a name (CPUID leaf 0x%x.%u %s, bit %u)",
+			       w->function, w->index, names[r], bit);
+}
+
+/* "host,-x,-y": what takes all of them away, or "" if it does not fit. */
+static void suggest(const struct cpu_feature_set *s, char *text, size_t text_bytes)
+{
+	unsigned n;
+	const struct cpu_feature *t = cpu_features(&n);
+	size_t len = (size_t)snprintf(text, text_bytes, "host");
+
+	for (unsigned i = 0; i < n; i++) {
+		bool follows =
+			t[i].needs && cpu_feature_in(s, (unsigned)cpu_feature_by_name(t[i].needs));
+
+		if (!cpu_feature_in(s, i) || follows)
 			continue;
-		if ((en->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) && en->index != w->index)
-			continue;
-		regs[0] = en->eax;
-		regs[1] = en->ebx;
-		regs[2] = en->ecx;
-		regs[3] = en->edx;
-		return;
+		if (len + strlen(t[i].name) + 3 > text_bytes) {
+			text[0] = '\0';
+			return;
+		}
+		len += (size_t)snprintf(text + len, text_bytes - len, ",-%s", t[i].name);
 	}
 }
 
-/* Performance counters: more is not better, a guest that has them counts on just these. */
-static const struct feature_word counter_words[] = {
-	{0xa, 0, {~0u, ~0u, ~0u, ~0u}},
-	{0x80000022, 0, {~0u, ~0u, ~0u, ~0u}},
-};
-
-static int check_counters(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours,
-			  struct err *e)
+static bool hides_any(const struct cpu_model *model, const struct missing *m)
 {
-	for (size_t i = 0; i < sizeof(counter_words) / sizeof(counter_words[0]); i++) {
-		uint32_t a[4], b[4];
+	unsigned n;
 
-		get_regs(theirs, &counter_words[i], a);
-		get_regs(ours, &counter_words[i], b);
-		if (a[0] && memcmp(a, b, sizeof(a)))
-			return err_set(
-				e, EINVAL,
-				"the guest was started with performance counters that differ "
-				"from this host's (CPUID leaf 0x%x)",
-				counter_words[i].function);
+	(void)cpu_features(&n);
+	for (unsigned i = 0; i < n; i++) {
+		if (cpu_feature_in(&m->named, i) && cpu_model_hides(model, i))
+			return true;
+	}
+	return model->baseline && m->n_unnamed;
+}
+
+static int refuse(const struct missing *m, const struct cpu_model *model, struct err *e)
+{
+	char names[160], less[80];
+
+	if (!cpu_features_text(&m->named, names, sizeof(names)))
+		(void)snprintf(names, sizeof(names), "%s", m->unnamed);
+	if (hides_any(model, m))
+		return err_set(e, EINVAL,
+			       "the guest uses %s, which this side does not give to its guest: it "
+			       "was started with --cpu %.60s",
+			       names, cpu_model_text(model));
+	suggest(&m->named, less, sizeof(less));
+	return err_set(e, EINVAL,
+		       "the guest uses %s, which this host's KVM does not offer: start it with "
+		       "--cpu %s%sbaseline, and it can move here",
+		       names, m->n_unnamed ? "" : less, m->n_unnamed || !*less ? "" : " or --cpu ");
+}
+
+/* The guest's programs keep components of the XSAVE area where the source's CPUID says they lie. */
+static int check_components(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours,
+			    struct err *e)
+{
+	uint32_t all[4], a[4], b[4];
+
+	get_regs(theirs, 0xd, 0, all);
+	for (unsigned c = 2; c < 63; c++) {
+		if (!(all[c < 32 ? CPUID_EAX : CPUID_EDX] >> (c % 32) & 1))
+			continue;
+		get_regs(theirs, 0xd, c, a);
+		get_regs(ours, 0xd, c, b);
+		if (a[CPUID_EAX] != b[CPUID_EAX] || a[CPUID_EBX] != b[CPUID_EBX])
+			return err_set(e, EINVAL,
+				       "part %u of the guest's XSAVE area has %u bytes at %u, on "
+				       "this host %u at %u: only a guest without it (--cpu "
+				       "baseline) can move here",
+				       c, a[CPUID_EAX], a[CPUID_EBX], b[CPUID_EAX], b[CPUID_EBX]);
 	}
 	return 0;
 }
 
-int cpuid_check(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours, struct err *e)
+/* Performance counters: more is not better, a guest that has them counts on just these. */
+static int check_counters(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours,
+			  struct err *e)
 {
-	static const char *const names[] = {"EAX", "EBX", "ECX", "EDX"};
+	static const uint32_t leaves[] = {0xa, 0x80000022};
 
-	for (size_t i = 0; i < sizeof(feature_words) / sizeof(feature_words[0]); i++) {
-		const struct feature_word *w = &feature_words[i];
+	for (size_t i = 0; i < sizeof(leaves) / sizeof(leaves[0]); i++) {
 		uint32_t a[4], b[4];
 
-		get_regs(theirs, w, a);
-		get_regs(ours, w, b);
-		for (unsigned r = 0; r < 4; r++) {
-			uint32_t missing = a[r] & ~b[r] & w->mask[r];
+		get_regs(theirs, leaves[i], 0, a);
+		get_regs(ours, leaves[i], 0, b);
+		if (a[CPUID_EAX] && memcmp(a, b, sizeof(a)))
+			return err_set(e, EINVAL,
+				       "the guest has performance counters that differ from this "
+				       "host's (CPUID leaf 0x%x): only a guest without them (--cpu "
+				       "baseline) can move here",
+				       leaves[i]);
+	}
+	return 0;
+}
 
-			if (missing)
-				return err_set(e, EINVAL,
-					       "the guest was started with processor features that "
-					       "this host lacks (CPUID leaf 0x%x.%u %s, bits 0x%x)",
-					       w->function, w->index, names[r], missing);
+int cpuid_check(const struct kvm_cpuid2 *theirs, const struct kvm_cpuid2 *ours,
+		const struct cpu_model *model, struct err *e)
+{
+	static const struct cpu_feature_set none;
+	struct missing m = {.n_unnamed = 0};
+	int rc;
+
+	for (size_t i = 0; i < sizeof(feature_words) / sizeof(feature_words[0]); i++) {
+		const struct cpuid_feature_word *w = &feature_words[i];
+		uint32_t a[4], b[4];
+
+		get_regs(theirs, w->function, w->index, a);
+		get_regs(ours, w->function, w->index, b);
+		for (unsigned r = CPUID_EAX; r <= CPUID_EDX; r++) {
+			uint32_t bits = a[r] & ~b[r] & w->mask[r];
+
+			for (; bits; bits &= bits - 1)
+				note_missing(&m, w, r, (unsigned)__builtin_ctz(bits));
 		}
 	}
-	return check_counters(theirs, ours, e);
+	if (m.n_unnamed || memcmp(&m.named, &none, sizeof(none)))
+		return refuse(&m, model, e);
+	rc = check_components(theirs, ours, e);
+	return rc ? rc : check_counters(theirs, ours, e);
+}
+
+int cpuid_given(int vcpu_fd, struct kvm_cpuid2 **out, struct err *e)
+{
+	struct kvm_cpuid2 *t = alloc_table(CPUID_ENTRIES_MAX);
+
+	if (!t)
+		return err_set(e, ENOMEM, "out of memory for CPUID");
+	if (ioctl(vcpu_fd, KVM_GET_CPUID2, t)) {
+		int code = errno;
+
+		free(t);
+		return err_sys(e, code, "KVM does not tell which CPUID it gives a guest");
+	}
+	*out = t;
+	return 0;
+}
+
+int cpuid_to_state(const struct kvm_cpuid2 *t, struct cpuid_state *s, uint32_t *n, struct err *e)
+{
+	if (t->nent > CPUID_ENTRIES_MAX)
+		return err_set(e, EOPNOTSUPP, "the CPUID table has %u entries, at most %u fit",
+			       t->nent, CPUID_ENTRIES_MAX);
+	*n = t->nent;
+	for (uint32_t i = 0; i < t->nent; i++) {
+		const struct kvm_cpuid_entry2 *en = &t->entries[i];
+
+		s[i] = (struct cpuid_state){en->function, en->index, en->flags, en->eax,
+					    en->ebx,      en->ecx,   en->edx};
+	}
+	return 0;
 }
 
 struct kvm_cpuid2 *cpuid_from_state(const struct cpuid_state *s, uint32_t n)

@@ -11,6 +11,7 @@
 
 #include <linux/kvm.h>
 
+#include "base/log.h"
 #include "kvm/cpuid.h"
 #include "kvm/vcpu_msrs.h"
 
@@ -24,14 +25,46 @@ static int map_run(struct vcpu *v, struct err *e)
 	return 0;
 }
 
+int vcpu_cpuid_set(struct vcpu *v, const struct kvm_cpuid2 *t, struct err *e)
+{
+	struct kvm_cpuid2 *given;
+	int rc;
+
+	if (ioctl(v->fd, KVM_SET_CPUID2, t))
+		return err_sys(e, errno, "KVM refuses the CPUID of vCPU %u", v->index);
+	rc = cpuid_given(v->fd, &given, e);
+	if (rc)
+		return rc;
+	if (v->cpuid != v->cpuid_own)
+		free(v->cpuid);
+	v->cpuid = given;
+	return 0;
+}
+
+/* Is it the model that was asked for? What KVM does not hide is said once a VM. */
+static int judge_cpuid(const struct vcpu *v, struct err *e)
+{
+	struct cpu_feature_set shown;
+	char text[400];
+	int rc = cpu_model_judge(&v->vm->model, v->cpuid_own, &shown, e);
+
+	if (!rc && !v->index && cpu_features_text(&shown, text, sizeof(text)))
+		log_warn("--cpu %s: this host's KVM cannot hide from guests: %s",
+			 cpu_model_text(&v->vm->model), text);
+	return rc;
+}
+
 static int set_cpuid(struct vcpu *v, unsigned n_cpus, struct err *e)
 {
-	v->cpuid = v->cpuid_own = cpuid_for_vcpu(v->vm, v->index, n_cpus);
-	if (!v->cpuid)
+	struct kvm_cpuid2 *wanted = cpuid_for_vcpu(v->vm, v->index, n_cpus);
+	int rc;
+
+	if (!wanted)
 		return err_set(e, ENOMEM, "out of memory for vCPU %u", v->index);
-	if (ioctl(v->fd, KVM_SET_CPUID2, v->cpuid))
-		return err_sys(e, errno, "KVM refuses the CPUID of vCPU %u", v->index);
-	return 0;
+	rc = vcpu_cpuid_set(v, wanted, e);
+	free(wanted);
+	v->cpuid_own = v->cpuid;
+	return rc ? rc : judge_cpuid(v, e);
 }
 
 /*
@@ -65,7 +98,8 @@ int vcpu_create(struct vcpu **out, struct vm *vm, unsigned index, unsigned n_cpu
 	int rc;
 
 	if (n_cpus > vm->caps.max_cpus)
-		return err_set(e, EINVAL, "KVM allows at most %u vCPUs here", vm->caps.max_cpus);
+		return err_set(e, EINVAL, "--cpus %u: KVM allows at most %u vCPUs here", n_cpus,
+			       vm->caps.max_cpus);
 	v = calloc(1, sizeof(*v));
 	if (!v)
 		return err_set(e, ENOMEM, "out of memory for vCPU %u", index);

@@ -25,7 +25,7 @@ struct vcpu {
 	uint32_t host_tsc_khz;        /* the TSC frequency that KVM gives a new vCPU */
 	struct kvm_run *run;          /* shared with KVM */
 	uint32_t tsc_khz;             /* what it has now */
-	struct kvm_cpuid2 *cpuid_own; /* what a guest that starts here is given; constant */
+	struct kvm_cpuid2 *cpuid_own; /* what KVM gives a guest that starts here; constant */
 	struct kvm_cpuid2 *cpuid;     /* what its guest sees; cpuid_own, or moved here with it */
 };
 
@@ -36,6 +36,9 @@ struct vcpu {
 int vcpu_create(struct vcpu **out, struct vm *vm, unsigned index, unsigned n_cpus, struct err *e);
 /* NULL is fine. */
 void vcpu_free(struct vcpu *v);
+
+/* Ask KVM for this CPUID, before the first run; what it really gives is in v->cpuid then. */
+int vcpu_cpuid_set(struct vcpu *v, const struct kvm_cpuid2 *t, struct err *e);
 
 /*
  * Enter at rip in flat 32-bit protected mode with paging and interrupts off: the machine state that

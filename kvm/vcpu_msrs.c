@@ -141,7 +141,7 @@ static void report_unread(struct vcpu *v, const struct vcpu_state *s)
 	log_warn("KVM lists these MSRs but does not read them; they are not moved:%s", text);
 }
 
-int vcpu_msrs_save(struct vcpu *v, struct vcpu_state *s, struct err *e)
+int vcpu_msrs_read(struct vcpu *v, struct vcpu_state *s, struct err *e)
 {
 	const uint32_t *list = v->vm->msrs;
 	uint32_t n = v->vm->n_msrs, at = 0;
@@ -157,11 +157,27 @@ int vcpu_msrs_save(struct vcpu *v, struct vcpu_state *s, struct err *e)
 		if (at < n)
 			s->unread[s->n_unread++] = list[at++];
 	}
-	report_unread(v, s);
 	rc = save_group(v, mtrrs, sizeof(mtrrs) / sizeof(mtrrs[0]), s);
 	if (!rc)
 		rc = save_mce_banks(v, s);
 	return rc ? err_sys(e, -rc, "cannot read vCPU %u's MSRs", v->index) : 0;
+}
+
+int vcpu_msrs_save(struct vcpu *v, struct vcpu_state *s, struct err *e)
+{
+	int rc = vcpu_msrs_read(v, s, e);
+
+	if (!rc)
+		report_unread(v, s);
+	return rc;
+}
+
+static int unknown(const struct vcpu *v, const struct msr_state *m, struct err *e)
+{
+	return err_set(e, EINVAL,
+		       "KVM here does not know MSR 0x%x, which is 0x%" PRIx64
+		       " on the guest's vCPU %u",
+		       m->index, m->value, v->index);
 }
 
 static int refused(struct vcpu *v, const struct msr_state *m, struct err *e)
@@ -172,10 +188,7 @@ static int refused(struct vcpu *v, const struct msr_state *m, struct err *e)
 	if ((rc && !m->value) || (!rc && here == m->value))
 		return 0;
 	if (rc)
-		return err_set(e, EINVAL,
-			       "KVM here does not know MSR 0x%x, which is 0x%" PRIx64
-			       " on the guest's vCPU %u",
-			       m->index, m->value, v->index);
+		return unknown(v, m, e);
 	return err_set(e, EINVAL,
 		       "KVM here refuses the value 0x%" PRIx64
 		       " of MSR 0x%x on vCPU %u (it is 0x%" PRIx64 " here)",
@@ -186,32 +199,63 @@ static int refused(struct vcpu *v, const struct msr_state *m, struct err *e)
  * What the processor says it is safe from. KVM takes any value, but a guest that leaves out a
  * mitigation because of a bit that this host lacks would not be safe here.
  */
-static int check_capabilities(struct vcpu *v, const struct vcpu_state *s, struct err *e)
+static int check_capabilities(struct vcpu *v, const struct msr_state *m, struct err *e)
 {
 	uint64_t here = 0;
 
-	for (uint32_t i = 0; i < s->n_msrs; i++) {
-		if (s->msrs[i].index != MSR_ARCH_CAPABILITIES ||
-		    vcpu_msr_get(v, MSR_ARCH_CAPABILITIES, &here))
-			continue;
-		if (s->msrs[i].value & ~here)
-			return err_set(
-				e, EINVAL,
-				"the guest counts on hardware protections that this host lacks "
-				"(MSR 0x10a is 0x%" PRIx64 " there, 0x%" PRIx64 " here)",
-				s->msrs[i].value, here);
+	if (vcpu_msr_get(v, MSR_ARCH_CAPABILITIES, &here) || !(m->value & ~here))
+		return 0;
+	return err_set(e, EINVAL,
+		       "the guest counts on hardware protections that this host lacks (MSR 0x10a "
+		       "is 0x%" PRIx64 " there, 0x%" PRIx64 " here): start it with --cpu "
+		       "host,-arch_capabilities or baseline, and it can move here",
+		       m->value, here);
+}
+
+int vcpu_msrs_check(struct vcpu *v, const struct msr_state *list, uint32_t n, bool has_capabilities,
+		    struct err *e)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		const struct msr_state *m = &list[i];
+		uint64_t here;
+		int rc = 0;
+
+		if (!vcpu_msr_is_state(m->index))
+			return err_set(e, EINVAL, "MSR 0x%x is not part of a vCPU's state",
+				       m->index);
+		if (m->index == MSR_ARCH_CAPABILITIES)
+			rc = has_capabilities ? check_capabilities(v, m, e) : 0;
+		else if (m->value && vcpu_msr_get(v, m->index, &here))
+			rc = unknown(v, m, e);
+		if (rc)
+			return rc;
 	}
 	return 0;
+}
+
+/* Does the guest's CPUID tell it of MSR_ARCH_CAPABILITIES? */
+static bool sees_capabilities(const struct vcpu_state *s)
+{
+	for (uint32_t i = 0; i < s->n_cpuid; i++) {
+		if (s->cpuid[i].function == 7 && s->cpuid[i].index == 0)
+			return s->cpuid[i].edx >> 29 & 1;
+	}
+	return false;
 }
 
 int vcpu_msrs_load(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	union msr_batch b;
 	uint32_t at = 0;
-	int rc = check_capabilities(v, s, e);
+	int rc = 0;
 
+	for (uint32_t i = 0; i < s->n_msrs && !rc; i++) {
+		if (s->msrs[i].index == MSR_ARCH_CAPABILITIES && sees_capabilities(s))
+			rc = check_capabilities(v, &s->msrs[i], e);
+	}
 	if (rc)
 		return rc;
+
 	while (at < s->n_msrs) {
 		int set;
 

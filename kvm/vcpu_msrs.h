@@ -26,7 +26,9 @@ bool vcpu_msr_is_state(uint32_t index);
 int vcpu_msr_get(struct vcpu *v, uint32_t index, uint64_t *value);
 int vcpu_msr_set(struct vcpu *v, uint32_t index, uint64_t value);
 
-/* All. What KVM lists and will not read goes to s->unread and is reported once a VM. */
+/* All that can be read, into s->msrs; what KVM lists and will not read goes to s->unread. */
+int vcpu_msrs_read(struct vcpu *v, struct vcpu_state *s, struct err *e);
+/* The same; what is not read is reported, once a VM. */
 int vcpu_msrs_save(struct vcpu *v, struct vcpu_state *s, struct err *e);
 
 /*
@@ -34,5 +36,13 @@ int vcpu_msrs_save(struct vcpu *v, struct vcpu_state *s, struct err *e);
  * here and the value is 0, what a processor without it amounts to. Else -EINVAL naming it.
  */
 int vcpu_msrs_load(struct vcpu *v, const struct vcpu_state *s, struct err *e);
+
+/*
+ * Could these, as a guest had them at its start, be loaded here? -EINVAL naming an MSR that is not
+ * known here and not 0, or hardware protections that the guest counts on (has_capabilities: its
+ * CPUID tells it of them) and would not have.
+ */
+int vcpu_msrs_check(struct vcpu *v, const struct msr_state *list, uint32_t n, bool has_capabilities,
+		    struct err *e);
 
 #endif

@@ -21,23 +21,6 @@ static struct kvm_device_attr tsc_offset_attr(uint64_t *offset)
 		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)offset};
 }
 
-static int save_cpuid(const struct vcpu *v, struct vcpu_state *s, struct err *e)
-{
-	const struct kvm_cpuid2 *t = v->cpuid;
-
-	if (t->nent > CPUID_ENTRIES_MAX)
-		return err_set(e, EOPNOTSUPP, "the CPUID table has %u entries, at most %u fit",
-			       t->nent, CPUID_ENTRIES_MAX);
-	s->n_cpuid = t->nent;
-	for (uint32_t i = 0; i < t->nent; i++) {
-		const struct kvm_cpuid_entry2 *en = &t->entries[i];
-
-		s->cpuid[i] = (struct cpuid_state){en->function, en->index, en->flags, en->eax,
-						   en->ebx,      en->ecx,   en->edx};
-	}
-	return 0;
-}
-
 static int save_tsc(struct vcpu *v, struct tsc_state *s, struct err *e)
 {
 	struct kvm_device_attr attr = tsc_offset_attr(&s->offset);
@@ -70,7 +53,7 @@ int vcpu_state_save(struct vcpu *v, struct vcpu_state *s, struct err *e)
 	if (ioctl(v->fd, KVM_GET_MP_STATE, &mp))
 		return vcpu_fail(v, "read", "run state", e);
 	s->mp_state = mp.mp_state;
-	rc = save_cpuid(v, s, e);
+	rc = cpuid_to_state(v->cpuid, s->cpuid, &s->n_cpuid, e);
 	if (!rc)
 		rc = vcpu_events_save(v, &s->events, e);
 	if (!rc)
@@ -96,41 +79,47 @@ int vcpu_state_save(struct vcpu *v, struct vcpu_state *s, struct err *e)
 static int load_cpuid(struct vcpu *v, const struct vcpu_state *s, struct err *e)
 {
 	struct kvm_cpuid2 *t = cpuid_from_state(s->cpuid, s->n_cpuid);
+	int rc;
 
 	if (!t)
 		return err_set(e, ENOMEM, "out of memory for CPUID");
-	if (cpuid_equal(t, v->cpuid)) {
-		free(t);
-		return 0;
-	}
-	if (ioctl(v->fd, KVM_SET_CPUID2, t)) {
-		free(t);
-		return vcpu_fail(v, "set", "CPUID", e);
-	}
-	if (v->cpuid != v->cpuid_own)
-		free(v->cpuid);
-	v->cpuid = t;
+	rc = cpuid_equal(t, v->cpuid) ? 0 : vcpu_cpuid_set(v, t, e);
+	free(t);
+	return rc;
+}
+
+static int cannot_scale(const struct vcpu *v, uint32_t khz, struct err *e)
+{
+	return err_set(e, EINVAL,
+		       "the guest's time stamp counter runs at %u kHz, this host's at %u kHz, and "
+		       "its processor cannot scale it",
+		       khz, v->host_tsc_khz);
+}
+
+int vcpu_tsc_check(const struct vcpu *v, uint32_t khz, struct err *e)
+{
+	if (khz < VCPU_TSC_KHZ_MIN || khz > VCPU_TSC_KHZ_MAX)
+		return err_set(e, EINVAL, "no time stamp counter runs at %u kHz", khz);
+	/* Without scaling KVM would take a faster TSC too, and let it run behind and catch up. */
+	if (tsc_is_scaled(khz, v->host_tsc_khz) && !v->vm->caps.tsc_control)
+		return cannot_scale(v, khz, e);
 	return 0;
 }
 
 static int load_tsc_khz(struct vcpu *v, const struct tsc_state *s, struct err *e)
 {
-	bool scaled = tsc_is_scaled(s->khz, v->host_tsc_khz);
+	int rc;
 
 	if (s->khz == v->tsc_khz)
 		return 0;
-	/* Without scaling KVM would take a faster TSC too, and let it run behind and catch up. */
-	if ((!scaled || v->vm->caps.tsc_control) &&
-	    !ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)s->khz)) {
+	rc = vcpu_tsc_check(v, s->khz, e);
+	if (rc)
+		return rc;
+	if (!ioctl(v->fd, KVM_SET_TSC_KHZ, (unsigned long)s->khz))
 		v->tsc_khz = s->khz;
-		return 0;
-	}
-	if (!scaled)
-		return 0; /* close enough to count as equal, as KVM itself sees it */
-	return err_set(e, EINVAL,
-		       "the guest's time stamp counter runs at %u kHz, this host's at %u kHz, and "
-		       "its processor cannot scale it",
-		       s->khz, v->host_tsc_khz);
+	else if (tsc_is_scaled(s->khz, v->host_tsc_khz))
+		return cannot_scale(v, s->khz, e);
+	return 0; /* or close enough to count as equal, as KVM itself sees it */
 }
 
 static int load_tsc(struct vcpu *v, const struct tsc_state *s, const struct tsc_shift *shift,

@@ -27,6 +27,8 @@
 #define VCPU_XSAVE_ROOM  16384
 #define VCPU_LAPIC_BYTES 1024
 #define VCPU_XCRS_ROOM   16
+#define VCPU_TSC_KHZ_MIN 1000u
+#define VCPU_TSC_KHZ_MAX 100000000u
 
 struct segment_state {
 	uint64_t base;
@@ -113,6 +115,8 @@ struct vcpu_state {
 };
 
 extern const struct field_table vcpu_state_table;
+extern const struct field_table vcpu_cpuid_table; /* struct cpuid_state */
+extern const struct field_table vcpu_msr_table;   /* struct msr_state */
 
 /* The vCPU must be stopped after VCPU_EXIT_INTERRUPTED. */
 int vcpu_state_save(struct vcpu *v, struct vcpu_state *s, struct err *e);
@@ -126,5 +130,8 @@ int vcpu_state_check(const struct vcpu_state *s, const struct vcpu *v, struct er
  */
 int vcpu_state_load(struct vcpu *v, const struct vcpu_state *s, const struct tsc_shift *shift,
 		    struct err *e);
+
+/* Could v have a time stamp counter of this frequency? -EINVAL if not. */
+int vcpu_tsc_check(const struct vcpu *v, uint32_t khz, struct err *e);
 
 #endif

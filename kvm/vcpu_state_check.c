@@ -14,8 +14,6 @@
 #define XSAVE_HEADER_BYTES 64
 #define XSTATE_LEGACY      3ull /* x87 and SSE */
 #define RFLAGS_VALID       0x3f7fd7ull
-#define TSC_KHZ_MIN        1000u
-#define TSC_KHZ_MAX        100000000u
 #define EVENTS_FLAGS       0x3fu /* KVM_VCPUEVENT_VALID_* */
 #define MP_STATE_MAX       4u    /* KVM_MP_STATE_SIPI_RECEIVED */
 
@@ -48,7 +46,7 @@ static int check_cpuid(const struct vcpu_state *s, const struct vcpu *v, struct 
 	t = cpuid_from_state(s->cpuid, s->n_cpuid);
 	if (!t)
 		return err_set(e, ENOMEM, "out of memory for CPUID");
-	rc = cpuid_check(t, v->cpuid_own, e);
+	rc = cpuid_check(t, v->cpuid_own, &v->vm->model, e);
 	free(t);
 	return rc;
 }
@@ -59,11 +57,14 @@ static int check_fpu(const struct vcpu_state *s, const struct vcpu *v, struct er
 
 	if (s->xsave_bytes < XSAVE_HEADER + XSAVE_HEADER_BYTES || s->xsave_bytes > VCPU_XSAVE_ROOM)
 		return bad(v->index, e, "the size of the floating-point state", s->xsave_bytes);
-	if (s->xsave_bytes > v->vm->caps.xsave_bytes)
-		return err_set(e, EINVAL,
-			       "vCPU %u's floating-point state has %u bytes, this host's KVM "
-			       "takes %u",
-			       v->index, s->xsave_bytes, v->vm->caps.xsave_bytes);
+	/* A host with more features has a larger area; this guest has nothing there. */
+	for (uint32_t i = v->vm->caps.xsave_bytes; i < s->xsave_bytes; i++) {
+		if (s->xsave[i])
+			return err_set(e, EINVAL,
+				       "vCPU %u's floating-point state has something at byte %u, "
+				       "this host's KVM takes %u bytes",
+				       v->index, i, v->vm->caps.xsave_bytes);
+	}
 	memcpy(head, s->xsave + XSAVE_HEADER, sizeof(head));
 	if (head[0] & ~features)
 		return bad(v->index, e, "XSTATE_BV", head[0]);
@@ -149,9 +150,9 @@ int vcpu_state_check(const struct vcpu_state *s, const struct vcpu *v, struct er
 	}
 	if (s->mp_state > MP_STATE_MAX)
 		return bad(v->index, e, "the run state", s->mp_state);
-	if (s->tsc.khz < TSC_KHZ_MIN || s->tsc.khz > TSC_KHZ_MAX)
+	if (s->tsc.khz < VCPU_TSC_KHZ_MIN || s->tsc.khz > VCPU_TSC_KHZ_MAX)
 		return bad(v->index, e, "the TSC frequency", s->tsc.khz);
-	if (s->tsc.host_khz < TSC_KHZ_MIN || s->tsc.host_khz > TSC_KHZ_MAX)
+	if (s->tsc.host_khz < VCPU_TSC_KHZ_MIN || s->tsc.host_khz > VCPU_TSC_KHZ_MAX)
 		return bad(v->index, e, "the source's TSC frequency", s->tsc.host_khz);
 	if (s->tsc.has_offset > 1)
 		return bad(v->index, e, "the TSC's flag", s->tsc.has_offset);

@@ -9,7 +9,7 @@ static const struct field cpuid_fields[] = {
 	F(cpuid_state, eax, U32),      F(cpuid_state, ebx, U32),   F(cpuid_state, ecx, U32),
 	F(cpuid_state, edx, U32),
 };
-static FIELD_TABLE(cpuid_table, "cpuid", 1, cpuid_fields);
+FIELD_TABLE(vcpu_cpuid_table, "cpuid", 1, cpuid_fields);
 
 static const struct field segment_fields[] = {
 	F(segment_state, base, U64), F(segment_state, limit, U32),  F(segment_state, selector, U16),
@@ -79,7 +79,7 @@ static const struct field msr_fields[] = {
 	F(msr_state, index, U32),
 	F(msr_state, value, U64),
 };
-static FIELD_TABLE(msr_table, "msr", 1, msr_fields);
+FIELD_TABLE(vcpu_msr_table, "msr", 1, msr_fields);
 
 static const struct field events_fields[] = {
 	F(events_state, exception_injected, U8),
@@ -115,7 +115,7 @@ static FIELD_TABLE(tsc_table, "tsc", 1, tsc_fields);
 
 static const struct field vcpu_fields[] = {
 	F(vcpu_state, n_cpuid, U32),
-	FIELD_SUB_VAR(struct vcpu_state, cpuid, n_cpuid, &cpuid_table),
+	FIELD_SUB_VAR(struct vcpu_state, cpuid, n_cpuid, &vcpu_cpuid_table),
 	FIELD_SUB(struct vcpu_state, regs, &regs_table),
 	FIELD_SUB(struct vcpu_state, sregs, &sregs_table),
 	F(vcpu_state, xsave_bytes, U32),
@@ -124,7 +124,7 @@ static const struct field vcpu_fields[] = {
 	FIELD_SUB_VAR(struct vcpu_state, xcrs, n_xcrs, &xcr_table),
 	FIELD_SUB(struct vcpu_state, debug, &debug_table),
 	F(vcpu_state, n_msrs, U32),
-	FIELD_SUB_VAR(struct vcpu_state, msrs, n_msrs, &msr_table),
+	FIELD_SUB_VAR(struct vcpu_state, msrs, n_msrs, &vcpu_msr_table),
 	F(vcpu_state, n_unread, U32),
 	{"unread", FIELD_U32, offsetof(struct vcpu_state, unread), sizeof(uint32_t), VM_MSRS_MAX,
 	 offsetof(struct vcpu_state, n_unread), NULL},

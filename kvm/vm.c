@@ -242,6 +242,8 @@ int vm_create(struct vm **out, const struct vm_config *cfg, struct mem *mem, str
 	}
 	vm->kvm_fd = vm->fd = -1;
 	vm->mem = mem;
+	if (cfg->model)
+		vm->model = *cfg->model;
 	rc = open_kvm(vm, cfg->kvm_fd, e);
 	if (!rc)
 		rc = create_fd(vm, e);

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "kvm/cpu_model.h"
 #include "mem/mem.h"
 
 #define VM_MSRS_MAX   512
@@ -23,7 +24,8 @@
 #define VM_SLOT_PAGES (1ull << 30) /* at most, unless told otherwise; KVM has room for 2^31 - 1 */
 
 struct vm_config {
-	int kvm_fd;           /* an open /dev/kvm, ours from now on; or -1: open it */
+	int kvm_fd;                    /* an open /dev/kvm, ours from now on; or -1: open it */
+	const struct cpu_model *model; /* NULL = host; copied */
 	bool plain_dirty_log; /* do without manual re-protection even where KVM offers it */
 	uint64_t slot_pages;  /* pages of a memory slot at most; 0: VM_SLOT_PAGES */
 };
@@ -57,6 +59,7 @@ struct vm {
 	unsigned n_slots;
 	struct vm_slot slots[VM_SLOTS_MAX]; /* block by block, in the order of pages */
 	struct kvm_cpuid2 *cpuid;           /* what KVM supports */
+	struct cpu_model model;             /* what of it guests that start here are given */
 	uint32_t n_msrs;
 	uint32_t *msrs;       /* the MSRs that make up a vCPU's state, by KVM's own list */
 	bool unread_reported; /* atomic: MSRs that KVM lists but will not read were logged */

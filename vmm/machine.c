@@ -319,6 +319,28 @@ int machine_cpu_tid(const struct machine *m, unsigned cpu)
 	return cpu_tid(m->cpus[cpu]);
 }
 
+const struct cpu_model *machine_cpu_model(const struct machine *m)
+{
+	return &m->vm->model;
+}
+
+void machine_note_features(struct machine *m, const struct vcpu *v)
+{
+	struct cpu_feature_set features;
+
+	cpu_features_of(v->cpuid, &features);
+	pthread_mutex_lock(&m->lock);
+	m->features = features;
+	pthread_mutex_unlock(&m->lock);
+}
+
+void machine_cpu_features(struct machine *m, struct cpu_feature_set *out)
+{
+	pthread_mutex_lock(&m->lock);
+	*out = m->features;
+	pthread_mutex_unlock(&m->lock);
+}
+
 struct devices *machine_devices(struct machine *m)
 {
 	return m->devices;

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "kvm/cpu_model.h"
 #include "mem/mem.h"
 #include "migration/machine.h"
 #include "vmm/devices.h"
@@ -70,10 +71,11 @@ struct machine_config {
 	uint64_t mem_bytes;
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
-	const char *kernel;  /* NULL for an incoming guest */
-	const char *initrd;  /* NULL = none */
-	const char *cmdline; /* NULL = "" */
-	const char *serial;  /* stdio, file:PATH, pty, unix:PATH, none */
+	const struct cpu_model *cpu; /* NULL = host */
+	const char *kernel;          /* NULL for an incoming guest */
+	const char *initrd;          /* NULL = none */
+	const char *cmdline;         /* NULL = "" */
+	const char *serial;          /* stdio, file:PATH, pty, unix:PATH, none */
 	struct devices_config devices;
 	bool virtio_cmdline; /* tell any kernel of the devices on its command line, not just Linux
 			      */
@@ -113,6 +115,10 @@ struct mem *machine_mem(struct machine *m);
 unsigned machine_n_cpus(const struct machine *m);
 /* Kernel thread id of a vCPU's thread. */
 int machine_cpu_tid(const struct machine *m, unsigned cpu);
+/* The model that guests which start here are given; constant. */
+const struct cpu_model *machine_cpu_model(const struct machine *m);
+/* What the guest really sees: KVM may not hide all that the model does. */
+void machine_cpu_features(struct machine *m, struct cpu_feature_set *out);
 /* Where the serial port is, for people and programs ("pty:/dev/pts/3", "unix:/run/x"). Owned by m.
  */
 const char *machine_serial_name(const struct machine *m);

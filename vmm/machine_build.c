@@ -117,7 +117,7 @@ static int check_config(const struct machine_config *cfg, struct err *e)
 
 static int build_vm(struct machine *m, const struct machine_config *cfg, int *kvm_fd, struct err *e)
 {
-	const struct vm_config vm_cfg = {.kvm_fd = *kvm_fd};
+	const struct vm_config vm_cfg = {.kvm_fd = *kvm_fd, .model = cfg->cpu};
 	int rc = mem_create(&m->mem, cfg->mem_backend, cfg->mem_bytes, e);
 
 	if (rc) {
@@ -128,12 +128,12 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, int *kv
 	rc = vm_create(&m->vm, &vm_cfg, m->mem, e);
 	for (unsigned i = 0; !rc && i < cfg->n_cpus; i++) {
 		rc = vcpu_create(&m->vcpus[i], m->vm, i, cfg->n_cpus, e);
-		if (rc)
-			err_prefix(e, "--cpus %u", cfg->n_cpus);
 	}
-	if (!rc)
-		dirty_log_init(&m->log, m->vm);
-	return rc;
+	if (rc)
+		return rc;
+	machine_note_features(m, m->vcpus[0]);
+	dirty_log_init(&m->log, m->vm);
+	return 0;
 }
 
 static int build_devices(struct machine *m, const struct machine_config *cfg, struct err *e)
@@ -263,8 +263,8 @@ static int build(struct machine *m, const struct machine_config *cfg, int *kvm_f
 	rc = build_vm(m, cfg, kvm_fd, e);
 	if (!rc)
 		rc = build_devices(m, cfg, e);
-	if (!rc && machine_sections_init(m))
-		rc = err_set(e, ENOMEM, "out of memory");
+	if (!rc)
+		rc = machine_sections_init(m, e);
 	if (!rc && !cfg->incoming)
 		rc = load_kernel(m, cfg, e);
 	if (!rc)

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/loop.h"
 #include "kvm/dirty_log.h"
+#include "kvm/processor.h"
 #include "kvm/vcpu.h"
 #include "kvm/vcpu_state.h"
 #include "kvm/vm.h"
@@ -40,6 +41,7 @@
 
 /* The state outside RAM, as plain numbers: what the migration's sections point at. */
 struct machine_sections {
+	struct processor_state processor;
 	struct vcpu_state *cpus; /* n_cpus */
 	struct irq_state irq;
 	struct pit_state pit;
@@ -51,6 +53,7 @@ struct machine_sections {
 	struct tsc_shift shift; /* what loading the clock gave, for the vCPUs */
 	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS + DEVICES_MAX];
 	unsigned n;
+	struct mig_section early[1]; /* the processor */
 };
 
 struct machine {
@@ -84,6 +87,7 @@ struct machine {
 	enum run_state state;
 	enum run_state before_migration; /* valid in RUN_FINISH_MIGRATE */
 	struct machine_end end;
+	struct cpu_feature_set features; /* that the guest sees */
 };
 
 /* In a vCPU's thread (cpu_exit_fn); ctx is the machine. */
@@ -98,8 +102,11 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 /* From one of the states in which nothing runs to another, or to RUN_RUNNING. */
 int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e);
 
-/* Room for the state and the list of sections; the devices are there. -ENOMEM. */
-int machine_sections_init(struct machine *m);
+/* vCPU 0 has its CPUID: remember what it tells. Before its thread exists, or in it. */
+void machine_note_features(struct machine *m, const struct vcpu *v);
+
+/* Room for the state, the list of sections, and the early ones; vCPUs and devices are there. */
+int machine_sections_init(struct machine *m, struct err *e);
 void machine_sections_free(struct machine *m);
 
 #endif

@@ -12,13 +12,13 @@ static void add_section(struct machine_sections *s, uint32_t instance,
 	s->list[s->n++] = (struct mig_section){.instance = instance, .table = table, .data = data};
 }
 
-int machine_sections_init(struct machine *m)
+int machine_sections_init(struct machine *m, struct err *e)
 {
 	struct machine_sections *s = &m->sections;
 
 	s->cpus = calloc(m->n_cpus, sizeof(*s->cpus));
 	if (!s->cpus)
-		return -ENOMEM;
+		return err_set(e, ENOMEM, "out of memory");
 	for (unsigned i = 0; i < m->n_cpus; i++)
 		add_section(s, i, &vcpu_state_table, &s->cpus[i]);
 	add_section(s, 0, &vm_irq_table, &s->irq);
@@ -36,7 +36,8 @@ int machine_sections_init(struct machine *m)
 		devices_section(m->devices, i, &instance, &table, &state);
 		add_section(s, instance, table, state);
 	}
-	return 0;
+	s->early[0] = (struct mig_section){.table = &processor_table, .data = &s->processor};
+	return processor_read(m->vcpus[0], &s->processor, e);
 }
 
 void machine_sections_free(struct machine *m)
@@ -141,6 +142,30 @@ static void view_given_away(void *ctx)
 	(void)machine_go(ctx, RUN_FINISH_MIGRATE, RUN_POSTMIGRATE, NULL);
 }
 
+static int admit_vcpu(void *arg, struct vcpu *v, struct err *e)
+{
+	struct machine *m = arg;
+	int rc = processor_admit(v, &m->sections.processor, e);
+
+	machine_note_features(m, v);
+	return rc;
+}
+
+static int view_admit(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	int rc;
+
+	if (machine_state(m) != RUN_INMIGRATE)
+		return err_set(e, EPERM, "this machine does not wait for a guest");
+	pthread_mutex_lock(&m->op);
+	rc = cpu_call(m->cpus[0], admit_vcpu, m, e);
+	if (!rc)
+		rc = cpu_wait_call(m->cpus[0], clock_mono_ns() + MACHINE_WAIT_NS, e);
+	pthread_mutex_unlock(&m->op);
+	return rc;
+}
+
 static int check_sections(struct machine *m, struct err *e)
 {
 	struct machine_sections *s = &m->sections;
@@ -213,6 +238,9 @@ struct mig_machine machine_migration_view(struct machine *m)
 {
 	return (struct mig_machine){
 		.ctx = m,
+		.early = m->sections.early,
+		.n_early = 1,
+		.admit = view_admit,
 		.pause = view_pause,
 		.resume = view_resume,
 		.fate = view_fate,

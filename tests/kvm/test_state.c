@@ -331,7 +331,7 @@ START_TEST(check_refuses)
 	SPOIL(st2.xsave_bytes = 575);
 	SPOIL(st2.xsave_bytes = VCPU_XSAVE_ROOM + 1);
 	SPOIL(st2.xsave_bytes = UINT32_MAX);
-	SPOIL(st2.xsave_bytes = b.vm->caps.xsave_bytes + 1);
+	SPOIL(st2.xsave_bytes = b.vm->caps.xsave_bytes + 1; st2.xsave[b.vm->caps.xsave_bytes] = 1);
 	SPOIL(st2.xsave[512 + 7] = 0x40);
 	SPOIL(st2.xsave[520] = 1);
 	SPOIL(st2.xsave[575] = 1);

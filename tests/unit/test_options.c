@@ -34,6 +34,7 @@ START_TEST(defaults)
 	ck_assert_str_eq(o.kernel, "k");
 	ck_assert_uint_eq(o.mem_bytes, 256 << 20);
 	ck_assert_uint_eq(o.n_cpus, 1);
+	ck_assert_str_eq(cpu_model_text(&o.cpu), "host");
 	ck_assert_int_eq((int)o.mem_backend, MEM_ANON);
 	ck_assert_str_eq(o.serial, "stdio");
 	ck_assert_int_eq(strncmp(o.name, "vm-", 3), 0);
@@ -81,6 +82,10 @@ static const char *const accepted[] = {
 	"--kernel|k|--serial|none",
 	"--kernel|k|--paused",
 	"--kernel|k|--mem-backend|hugetlb",
+	"--kernel|k|--cpu|host",
+	"--kernel|k|--cpu|baseline,+avx2,-cx16",
+	"--incoming|defer|--cpu=host,-avx512f",
+	"--cpu|help",
 };
 
 START_TEST(good)
@@ -138,6 +143,10 @@ static const struct {
 	{"--kernel|k|--mem-backend|huge", "hugetlb"},
 	{"--kernel|k|--cpus|0", "64"},
 	{"--kernel|k|--cpus|65", "64"},
+	{"--kernel|k|--cpu|486", "host or baseline"},
+	{"--kernel|k|--cpu|host,-nonsense", "'nonsense'"},
+	{"--kernel|k|--cpu|host,-fpu", "fpu cannot be changed"},
+	{"--kernel|k|--cpu|host|--cpu|baseline", "twice"},
 	{"--kernel|k|--cpus|-1", "64"},
 	{"--kernel|k|--cpus|2x", "64"},
 	{"--kernel|k|--cpus|18446744073709551617", "64"},

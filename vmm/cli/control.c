@@ -174,6 +174,25 @@ static void print_devices(const json_t *devices)
 		       *text(d, "backend") ? "  " : "", text(d, "backend"));
 }
 
+static void print_names(const char *label, const json_t *names)
+{
+	const json_t *name;
+	size_t i;
+
+	if (!json_array_size(names))
+		return;
+	(void)printf("%s", label);
+	json_array_foreach(names, i, name)(void) printf(" %s", json_string_value(name));
+	(void)putchar('\n');
+}
+
+static void print_processor(const json_t *cpu)
+{
+	(void)printf("processor  %s\n", text(cpu, "model"));
+	print_names("features  ", json_object_get(cpu, "features"));
+	print_names("not hidden", json_object_get(cpu, "not-hidden"));
+}
+
 static void print_status(const struct client *c, const json_t *all)
 {
 	const json_t *status = json_object_get(all, "status");
@@ -188,6 +207,7 @@ static void print_status(const struct client *c, const json_t *all)
 	(void)printf("memory     %s\n", size_text((uint64_t)json_integer_value(json_object_get(
 							  status, "x-ferry-memory-bytes")),
 						  mem, sizeof(mem)));
+	print_processor(json_object_get(status, "x-ferry-cpu"));
 	(void)printf("serial     %s\n", text(status, "x-ferry-serial"));
 	print_devices(json_object_get(status, "x-ferry-devices"));
 	(void)printf("process    %d\n", (int)client_pid(c));

@@ -100,6 +100,7 @@ static int create(struct session *s, const struct run_options *o, int kvm_fd, st
 		.mem_bytes = o->mem_bytes,
 		.mem_backend = o->mem_backend,
 		.n_cpus = o->n_cpus,
+		.cpu = &o->cpu,
 		.kernel = o->incoming ? NULL : o->kernel,
 		.initrd = o->incoming ? NULL : o->initrd,
 		.cmdline = o->incoming ? NULL : o->cmdline,
@@ -233,6 +234,10 @@ int cli_run(int argc, char *const *argv)
 		return cli_usage_error("run", &e);
 	if (o.help) {
 		help();
+		return cli_finish(EXIT_OK);
+	}
+	if (o.cpu_help) {
+		cpu_model_help(stdout);
 		return cli_finish(EXIT_OK);
 	}
 	block_signals(&signals);

@@ -75,6 +75,14 @@ static int set_cpus(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_cpu(void *out, const char *value, struct err *e)
+{
+	struct run_options *o = out;
+
+	o->cpu_help = !strcmp(value, "help");
+	return o->cpu_help ? 0 : cpu_model_parse(value, &o->cpu, e);
+}
+
 static int set_name(void *out, const char *value, struct err *e)
 {
 	struct run_options *o = out;
@@ -202,6 +210,8 @@ static const struct opt run_table[] = {
 	{"mem-backend", "anon|memfd|hugetlb", "where RAM comes from (default anon)",
 	 set_mem_backend},
 	{"cpus", "N", "virtual CPUs, 1 to 64 (default 1)", set_cpus},
+	{"cpu", "host|baseline[,-FEATURE][,+FEATURE]|help",
+	 "what processor the guest sees (default host); help lists names", set_cpu},
 	{"name", "NAME", "the guest's name for the other commands (default vm-PID)", set_name},
 	{"control", "SOCK", "path of the control socket (default: see ferry(1))", set_control},
 	{"serial", "stdio|file:PATH|pty|unix:PATH|none", "the serial port (default stdio)",
@@ -239,7 +249,7 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 	(void)snprintf(o->name, sizeof(o->name), "vm-%d", (int)getpid());
 	rc = opts_parse(run_table, argc, argv, 0, o, &args, e);
 	o->help = args.help;
-	if (rc || o->help)
+	if (rc || o->help || o->cpu_help)
 		return rc;
 	if (!o->kernel && !o->incoming)
 		return err_set(e, EINVAL,

@@ -9,11 +9,12 @@
 #include "vmm/machine.h"
 
 struct run_options {
-	bool help;
+	bool help, cpu_help;                   /* nothing else has been checked */
 	const char *kernel, *initrd, *cmdline; /* NULL = not given */
 	uint64_t mem_bytes;
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
+	struct cpu_model cpu;
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
 	const char *serial;  /* NULL: not given */

@@ -29,6 +29,37 @@ static json_t *devices(struct machine *m)
 	return list;
 }
 
+/* Names of those that are in the set. */
+static json_t *feature_names(const struct cpu_feature_set *set)
+{
+	json_t *list = json_array();
+	unsigned n;
+	const struct cpu_feature *f = cpu_features(&n);
+
+	for (unsigned i = 0; i < n; i++) {
+		if (cpu_feature_in(set, i) && json_array_append_new(list, json_string(f[i].name))) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+/* {"model", "features", "not-hidden"}: what the guest sees, and what of it the model does not. */
+static json_t *processor(struct machine *m)
+{
+	const struct cpu_model *model = machine_cpu_model(m);
+	struct cpu_feature_set seen, more = {{0}};
+
+	machine_cpu_features(m, &seen);
+	for (unsigned i = 0; i < CPU_FEATURES_MAX; i++) {
+		if (cpu_feature_in(&seen, i) && cpu_model_hides(model, i))
+			cpu_feature_add(&more, i);
+	}
+	return json_pack("{s:o,s:o,s:o}", "model", qmp_text(cpu_model_text(model)), "features",
+			 feature_names(&seen), "not-hidden", feature_names(&more));
+}
+
 static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
@@ -37,11 +68,12 @@ static int cmd_query_status(void *ctx, const json_t *args, json_t **ret, struct 
 	json_t *o;
 
 	(void)args, (void)e;
-	o = json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o}", "status", machine_state_name(state),
+	o = json_pack("{s:s,s:b,s:b,s:o,s:o,s:o,s:o,s:o}", "status", machine_state_name(state),
 		      "running", state == RUN_RUNNING, "singlestep", 0, "x-ferry-serial",
 		      qmp_text(machine_serial_name(s->machine)), "x-ferry-memory-bytes",
 		      qmp_uint(machine_mem(s->machine)->size_bytes), "x-ferry-cpus",
-		      qmp_uint(machine_n_cpus(s->machine)), "x-ferry-devices", devices(s->machine));
+		      qmp_uint(machine_n_cpus(s->machine)), "x-ferry-devices", devices(s->machine),
+		      "x-ferry-cpu", processor(s->machine));
 	machine_end(s->machine, &end);
 	if (o && end.kind != END_NONE &&
 	    json_object_set_new(o, "x-ferry-end", qmp_text(end.text))) {
