@@ -170,6 +170,8 @@ static int run(const struct run_options *o, const sigset_t *signals, struct ctl_
 		return cli_failed(&e);
 	}
 	rc = create(&s, o, kvm_fd, &e);
+	if (!rc && o->trace)
+		rc = trace_open(&s.trace, o->trace, &e);
 	if (!rc)
 		rc = session_watch_signals(&s, signals, &e);
 	if (!rc)

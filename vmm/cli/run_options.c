@@ -200,6 +200,13 @@ static int set_paused(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_trace(void *out, const char *value, struct err *e)
+{
+	(void)e;
+	((struct run_options *)out)->trace = value;
+	return 0;
+}
+
 static const struct opt run_table[] = {
 	{"kernel", "FILE", "what to boot: a Linux bzImage, or an ELF image by PVH or Multiboot",
 	 set_kernel},
@@ -230,6 +237,8 @@ static const struct opt run_table[] = {
 	 "wait for a guest that is migrated here (no HOST: 127.0.0.1)", set_incoming},
 	{"debug-exit", NULL, "a byte V written to port 0xf4 ends ferry with status 2*V+1",
 	 set_debug_exit},
+	{"trace", "FILE", "append what migrations do to a file, 100 lines a second (see ferry(1))",
+	 set_trace},
 	{"user", "USER", "as root: run as this user", set_user},
 	{"paused", NULL, "do not start the guest before 'ferry cont'", set_paused},
 	{NULL, NULL, NULL, NULL},

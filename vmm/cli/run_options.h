@@ -29,6 +29,7 @@ struct run_options {
 	const char
 		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
 	bool debug_exit, paused;
+	const char *trace; /* NULL: none */
 	const char *user; /* NULL: stay who we are */
 };
 

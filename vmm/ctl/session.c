@@ -348,6 +348,16 @@ static unsigned free_sources(struct session *s, const struct free_ranges *free)
 	return n;
 }
 
+static void source_status(void *source, struct mig_status *out)
+{
+	mig_source_status(source, out);
+}
+
+static void dest_status(void *dest, struct mig_status *out)
+{
+	mig_dest_status(dest, out);
+}
+
 int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
 		    const struct free_ranges *free, struct err *e)
 {
@@ -360,6 +370,7 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 	if (rc)
 		return rc;
 	/* The old one has ended; its configuration must outlive it. */
+	trace_end(s->trace);
 	mig_source_free(s->source);
 	s->source = NULL;
 	memcpy(s->source_uri, uri, strlen(uri) + 1);
@@ -380,6 +391,7 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		return rc;
 	s->source = new;
 	s->params = *params;
+	trace_begin(s->trace, "source", source_status, new);
 	if (!is_local(uri))
 		log_warn("the stream to %s is not encrypted", uri);
 	return 0;
@@ -411,6 +423,7 @@ int session_incoming(struct session *s, const char *uri, struct err *e)
 	if (rc)
 		return rc;
 	s->dest = new;
+	trace_begin(s->trace, "destination", dest_status, new);
 	log_info("waiting for a guest at %s", mig_dest_uri(new));
 	if (!is_local(uri))
 		log_warn("the stream is not encrypted, and whoever reaches %s can send a guest",
@@ -483,6 +496,8 @@ void session_end(struct session *s)
 	/* What has happened is still told; what happens from here on has nobody to hear it. */
 	if (s->machine)
 		handle_events(s, 0);
+	trace_close(s->trace);
+	s->trace = NULL;
 	mig_source_free(s->source);
 	s->source = NULL;
 	mig_dest_free(s->dest);

@@ -25,6 +25,7 @@
 #include "vmm/ctl/server.h"
 #include "vmm/free_ranges.h"
 #include "vmm/machine.h"
+#include "vmm/trace.h"
 
 struct session_event;
 
@@ -35,6 +36,7 @@ struct session {
 	struct ctl_server *server;
 	struct qmp_table commands;
 	int signal_fd;
+	struct trace *trace; /* --trace; NULL = none */
 	/* migrations: the latest one away, and the one that brought (or will bring) the guest */
 	struct mig_params params;
 	bool migration_events; /* the capability "events" */
