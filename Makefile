@@ -135,7 +135,7 @@ $(KVM_BINS): $(BUILD)/tests/kvm/%: $(BUILD)/tests/kvm/%.o $(call support_o,kvm) 
 	@echo "  LINK    $@"
 	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 
-.PHONY: tests check check-unit check-model check-kvm asan tsan bench
+.PHONY: tests check check-unit check-model check-kvm soak asan tsan bench
 tests: $(UNIT_BINS) $(KVM_BINS)	## build the tests, run none
 
 check:	## everything below that tests: include-check hdr-check check-unit check-model check-kvm
@@ -152,6 +152,11 @@ check-model:	## the handover as a model, every state of it (spin)
 
 check-kvm: $(KVM_BINS) $(FERRY_BIN) guests	## tests with real guests (skipped without /dev/kvm)
 	@$(TEST_WRAP) $(RUN_TESTS) --need /dev/kvm $(KVM_BINS) $(KVM_PY)
+
+SOAK_ROUNDS ?= 200
+SOAK_KILLS ?= 300
+soak: $(FERRY_BIN) guests	## moves again and again, and deaths at random moments (10 minutes)
+	@FERRY_SOAK_ROUNDS=$(SOAK_ROUNDS) FERRY_SOAK_KILLS=$(SOAK_KILLS) tests/kvm/test_soak.py
 
 # $(call sanitized,directory,sanitizers): a build of its own, then both suites against it.
 sanitized = rc=0; for suite in check-unit check-kvm; do \
