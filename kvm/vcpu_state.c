@@ -12,6 +12,8 @@
 #include "kvm/vcpu_msrs.h"
 #include "kvm/vcpu_regs.h"
 
+#define LAPIC_TIMER_COUNT 0x380 /* TMICT: where it begins to count down */
+
 _Static_assert(sizeof(struct kvm_lapic_state) == VCPU_LAPIC_BYTES, "size of the LAPIC page");
 _Static_assert(KVM_MAX_XCRS == VCPU_XCRS_ROOM, "room for extended control registers");
 
@@ -201,4 +203,19 @@ int vcpu_state_load(struct vcpu *v, const struct vcpu_state *s, const struct tsc
 	if (!rc)
 		rc = load_timers(v, s, e);
 	return rc;
+}
+
+int vcpu_state_quiet(struct vcpu *v, struct err *e)
+{
+	struct kvm_lapic_state lapic;
+
+	if (ioctl(v->fd, KVM_GET_LAPIC, &lapic))
+		return vcpu_fail(v, "read", "interrupt controller", e);
+	/* Without an initial count the timer stands still. */
+	memset(lapic.regs + LAPIC_TIMER_COUNT, 0, 4);
+	if (ioctl(v->fd, KVM_SET_LAPIC, &lapic))
+		return vcpu_fail(v, "set", "interrupt controller", e);
+	if (v->vm->caps.tsc_deadline && vcpu_msr_set(v, MSR_TSC_DEADLINE, 0))
+		return err_set(e, EIO, "cannot set vCPU %u's deadline timer", v->index);
+	return 0;
 }

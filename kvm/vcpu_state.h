@@ -11,7 +11,7 @@
  *     is a command and no state;
  *   - MSRs of Hyper-V's interface, which no guest of ferry is offered.
  *
- * Threads: save and load in the vCPU's own thread; check anywhere.
+ * Threads: save, load and quiet in the vCPU's own thread; check anywhere.
  */
 #ifndef KVM_VCPU_STATE_H
 #define KVM_VCPU_STATE_H
@@ -133,5 +133,8 @@ int vcpu_state_load(struct vcpu *v, const struct vcpu_state *s, const struct tsc
 
 /* Could v have a time stamp counter of this frequency? -EINVAL if not. */
 int vcpu_tsc_check(const struct vcpu *v, uint32_t khz, struct err *e);
+
+/* What vcpu_state_load() armed fires no more, until the next load. */
+int vcpu_state_quiet(struct vcpu *v, struct err *e);
 
 #endif

@@ -242,3 +242,12 @@ int vm_pit_load(struct vm *vm, const struct pit_state *s, struct err *e)
 		return err_sys(e, errno, "cannot set the interval timer");
 	return 0;
 }
+
+int vm_pit_quiet(struct vm *vm, struct err *e)
+{
+	struct pit_state none = {0};
+
+	for (unsigned i = 0; i < 3; i++)
+		none.channels[i].mode = PIT_MODE_NONE;
+	return vm_pit_load(vm, &none, e);
+}

@@ -85,6 +85,8 @@ int vm_irq_load(struct vm *vm, const struct irq_state *s, struct err *e);
 int vm_pit_save(struct vm *vm, struct pit_state *s, struct err *e);
 int vm_pit_check(const struct pit_state *s, struct err *e);
 int vm_pit_load(struct vm *vm, const struct pit_state *s, struct err *e);
+/* Nothing ticks any more, until the next vm_pit_load(). */
+int vm_pit_quiet(struct vm *vm, struct err *e);
 
 int vm_clock_save(struct vm *vm, struct clock_state *s, struct err *e);
 int vm_clock_check(const struct clock_state *s, struct err *e);

@@ -19,6 +19,7 @@
 #define HELLO_TIMEOUT_NS (5 * NS_PER_SEC)
 #define IDLE_TIMEOUT_NS  (30 * NS_PER_SEC)
 #define FAIL_LINGER_NS   NS_PER_SEC
+#define CALLED_OFF       1 /* no error: the switchover is, not the migration */
 
 struct mig_dest {
 	/* constant after start */
@@ -179,6 +180,40 @@ static int pass_mark(struct mig_dest *d, struct err *e)
 	return send_u64(d, WIRE_PASSED, pass, e);
 }
 
+/* `number`: of the END that is answered; 0: it was a rehearsal. */
+static int send_loaded(struct mig_dest *d, uint32_t number, uint64_t load_ns, struct err *e)
+{
+	struct wire_loaded loaded = {
+		.number = number, .decode_ns = d->in.decode_ns, .load_ns = load_ns};
+	struct wbuf meta;
+	int rc;
+
+	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
+	wire_put_loaded(&meta, &loaded);
+	rc = wire_send(&d->writer, d->chan, number ? WIRE_READY : WIRE_REHEARSED, &meta, e);
+	wbuf_free(&meta);
+	return rc;
+}
+
+/* Load the state so far as if it were the last: what fails now does not fail in the dark. */
+static int rehearse(struct mig_dest *d, struct err *e)
+{
+	const struct mig_machine *m = &d->cfg.machine;
+	uint64_t begin_ns = clock_mono_ns();
+	int rc = rbuf_done(&d->reader.meta) ? mig_incoming_rehearsal(&d->in, e)
+					    : err_set(e, EPROTO, "malformed rehearse message");
+
+	if (!rc && m->rehearse_apply) {
+		rc = m->rehearse_apply(m->ctx, e);
+		if (rc)
+			err_prefix(e, "loading the guest's state");
+	}
+	if (!rc)
+		rc = send_loaded(d, 0, clock_mono_ns() - begin_ns, e);
+	mig_incoming_again(&d->in);
+	return rc;
+}
+
 /* Everything up to the end mark. */
 static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e)
 {
@@ -199,6 +234,9 @@ static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e
 		case WIRE_SECTION:
 			rc = mig_incoming_section(&d->in, &d->reader.meta, e);
 			break;
+		case WIRE_REHEARSE:
+			rc = rehearse(d, e);
+			break;
 		case WIRE_END:
 			rc = wire_get_end(&d->reader.meta, end, e);
 			update_figures(d);
@@ -216,8 +254,9 @@ static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e
 }
 
 /*
- * Ready: the source alone decides now. 0: the commit came. -ECONNABORTED: the source said that it
- * keeps its guest. Anything else leaves open what it decided: -EINPROGRESS.
+ * Ready: the source alone decides now. 0: the commit came. CALLED_OFF: it goes on with the guest,
+ * and with sending. -ECONNABORTED: it keeps its guest for good. Anything else leaves open what it
+ * decided: -EINPROGRESS.
  */
 static int await_commit(struct mig_dest *d, struct err *e)
 {
@@ -233,6 +272,8 @@ static int await_commit(struct mig_dest *d, struct err *e)
 	rc = wire_recv(&d->reader, d->chan, &f, e);
 	if (!rc && f.type == WIRE_ABORT)
 		return aborted(d, e);
+	if (!rc && f.type == WIRE_AGAIN && rbuf_done(&d->reader.meta))
+		return CALLED_OFF;
 	if (!rc && f.type != WIRE_COMMIT)
 		rc = err_set(e, EPROTO, "a %s message where the commit was due",
 			     wire_type_name(f.type));
@@ -269,10 +310,42 @@ static int take_over(struct mig_dest *d, bool run, bool tell, struct err *e)
 	return rc;
 }
 
+/* From the end mark to the source's word: as await_commit(), or why the guest is not ready. */
+static int get_ready(struct mig_dest *d, uint32_t number, struct err *e)
+{
+	uint64_t begin_ns = clock_mono_ns();
+	int rc = d->cfg.machine.apply(d->cfg.machine.ctx, e);
+
+	if (rc) {
+		err_prefix(e, "loading the guest's state");
+		return rc;
+	}
+	rc = send_loaded(d, number, clock_mono_ns() - begin_ns, e);
+	/* If that failed the source cannot have committed: it has not heard READY whole. */
+	return rc ? rc : await_commit(d, e);
+}
+
+/* Everything, and as often as the source takes it back. */
+static int receive_all(struct mig_dest *d, struct wire_end *end, struct err *e)
+{
+	int rc;
+
+	do {
+		set_state(d, MIG_ACTIVE, NULL);
+		mig_chan_set_idle_timeout(d->chan, IDLE_TIMEOUT_NS);
+		rc = receive_guest(d, end, e);
+		if (rc)
+			return rc;
+		set_state(d, MIG_DEVICE, NULL);
+		rc = get_ready(d, end->number, e);
+		mig_incoming_again(&d->in);
+	} while (rc == CALLED_OFF);
+	return rc;
+}
+
 static int attempt(struct mig_dest *d, struct err *e)
 {
 	struct wire_end end = {0};
-	uint64_t begin_ns;
 	bool tell = true;
 	int rc = receive_hello(d, e);
 
@@ -281,22 +354,7 @@ static int attempt(struct mig_dest *d, struct err *e)
 	if (rc)
 		return rc;
 	mig_chan_set_deadline(d->chan, 0);
-	set_state(d, MIG_ACTIVE, NULL);
-	mig_chan_set_idle_timeout(d->chan, IDLE_TIMEOUT_NS);
-	rc = receive_guest(d, &end, e);
-	if (rc)
-		return rc;
-	set_state(d, MIG_DEVICE, NULL);
-	begin_ns = clock_mono_ns();
-	rc = d->cfg.machine.apply(d->cfg.machine.ctx, e);
-	if (rc) {
-		err_prefix(e, "loading the guest's state");
-		return rc;
-	}
-	rc = send_u64(d, WIRE_READY, clock_mono_ns() - begin_ns, e);
-	if (rc)
-		return rc; /* the source cannot have committed: it has not heard READY whole */
-	rc = await_commit(d, e);
+	rc = receive_all(d, &end, e);
 	if (rc == -EINPROGRESS && !mig_stop_is_set(&d->stop)) {
 		tell = false;
 		set_state(d, MIG_UNDECIDED, e);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "mem/bits.h"
 #include "mem/page.h"
 
@@ -254,12 +255,33 @@ int mig_incoming_early(struct mig_incoming *in, struct rbuf *meta, struct err *e
 
 int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e)
 {
+	uint64_t begin_ns = clock_mono_ns();
 	int rc = take_section(in->machine->sections, in->machine->n_sections, in->section_seen,
 			      meta, e);
 
 	if (!rc)
 		in->n_sections_seen++;
+	in->decode_ns += clock_mono_ns() - begin_ns;
 	return rc;
+}
+
+int mig_incoming_rehearsal(const struct mig_incoming *in, struct err *e)
+{
+	if (in->n_sections_seen != in->machine->n_sections ||
+	    in->n_arrived != in->mem->size_bytes >> MEM_PAGE_SHIFT)
+		return err_set(e, EPROTO,
+			       "a rehearsal of %u sections, of %u, with %llu pages of memory",
+			       in->n_sections_seen, in->machine->n_sections,
+			       (unsigned long long)in->n_arrived);
+	return 0;
+}
+
+void mig_incoming_again(struct mig_incoming *in)
+{
+	for (unsigned i = 0; i < in->machine->n_sections; i++)
+		in->section_seen[i] = false;
+	in->n_sections_seen = 0;
+	in->decode_ns = 0;
 }
 
 int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e)

@@ -24,6 +24,7 @@ struct mig_incoming {
 	bool *section_seen;            /* per section of the machine */
 	uint32_t n_sections_seen;
 	bool early_seen[WIRE_MAX_EARLY];
+	uint64_t decode_ns;                /* spent on them */
 	uint64_t normal_pages, zero_pages; /* received, repeats included */
 	bool touched;                      /* RAM may hold something */
 	struct wire_pages pages;           /* of the frame at work */
@@ -43,6 +44,10 @@ int mig_incoming_early(struct mig_incoming *in, struct rbuf *meta, struct err *e
 int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf *meta,
 		       uint32_t data_bytes, struct err *e);
 int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err *e);
+/* Is all there that a rehearsal needs: every section, and RAM for what they point to? */
+int mig_incoming_rehearsal(const struct mig_incoming *in, struct err *e);
+/* The sections so far were not the last ones: all of them come again. */
+void mig_incoming_again(struct mig_incoming *in);
 /* Is everything here that the source says it sent, and is it whole? */
 int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e);
 

@@ -64,6 +64,11 @@ struct mig_section {
 	void *data;
 };
 
+/* How long the parts of a rehearsal took. */
+struct mig_rehearsal {
+	uint64_t pause_ns, collect_ns, resume_ns;
+};
+
 struct mig_machine {
 	void *ctx;
 	/*
@@ -86,11 +91,23 @@ struct mig_machine {
 	const char *(*fate)(void *ctx);
 	/* Source, paused: fill the sections' data. */
 	int (*collect)(void *ctx, struct err *e);
+	/*
+	 * Source: pause, collect and resume in one go, to learn what they cost. The guest goes on
+	 * whatever this returns, as resume() would have it. NULL: no rehearsals.
+	 */
+	int (*rehearse)(void *ctx, struct mig_rehearsal *out, struct err *e);
 	/* Source: the commit point has passed, the guest is the destination's now. */
 	void (*given_away)(void *ctx);
-	/* Destination: RAM and sections are complete; check the sections, load them. Nothing runs.
+	/*
+	 * Destination: RAM and sections are complete; check the sections, load them. Nothing runs.
+	 * More than once if the source calls its switchover off.
 	 */
 	int (*apply)(void *ctx, struct err *e);
+	/*
+	 * Destination: as apply(), but the guest goes on at the source: nothing that was loaded may
+	 * tick or raise anything, and it is all loaded anew later. NULL: cannot.
+	 */
+	int (*rehearse_apply)(void *ctx, struct err *e);
 	/* Destination: the guest is ours. Run it if `run`, else leave it paused. */
 	int (*taken_over)(void *ctx, bool run, struct err *e);
 	struct mig_section *sections;

@@ -43,6 +43,24 @@ enum mig_state {
 
 const char *mig_state_name(enum mig_state s); /* as query-migrate spells it */
 
+/* What a switchover consists of, in this order; the guest is dark from the first to the last. */
+enum mig_phase {
+	MIG_PHASE_PAUSE,   /* the source stops vCPUs and devices */
+	MIG_PHASE_HELD,    /* pause-before-switchover: until the user says so */
+	MIG_PHASE_COLLECT, /* the source reads the state outside RAM */
+	MIG_PHASE_SYNC,    /* the last look at the dirty log */
+	MIG_PHASE_PAGES,   /* the last pages, into the socket */
+	MIG_PHASE_STATE,   /* what the socket holds, the sections, and the answer's way back */
+	MIG_PHASE_LOAD,    /* the destination decodes and loads the state */
+	MIG_PHASE_COMMIT,  /* the commit's way and its answer's */
+	MIG_PHASE_START,   /* the destination lets the guest run */
+	MIG_PHASES
+};
+
+const char *mig_phase_name(enum mig_phase p);
+/* Measured by the destination, in its own time? All others by the source. */
+bool mig_phase_is_dest(enum mig_phase p);
+
 #define MIG_DOWNTIME_LIMIT_MS_DEFAULT 300
 #define MIG_DOWNTIME_LIMIT_MS_MAX     2000000
 #define MIG_BANDWIDTH_UNLIMITED       0
@@ -63,6 +81,12 @@ struct mig_status {
 	uint64_t predicted_downtime_ns;  /* active: if the switchover began now */
 	uint64_t predicted_at_switch_ns; /* what the prediction was when the switchover began */
 	uint64_t downtime_limit_ns;
+	uint64_t predicted_phase_ns[MIG_PHASES]; /* what predicted_downtime_ns consists of ... */
+	uint64_t predicted_at_switch_phase_ns[MIG_PHASES]; /* ... and predicted_at_switch_ns */
+	uint64_t downtime_phase_ns[MIG_PHASES]; /* completed: what downtime_ns consists of */
+	uint64_t least_downtime_ns;             /* predicted without a single page */
+	/* Of the fixed part, with the guest paused for a moment at the source. */
+	uint64_t rehearsals, rehearsal_pause_ns_last, rehearsal_pause_ns_total;
 	/* RAM */
 	uint64_t page_bytes, ram_total_bytes, remaining_bytes;
 	uint64_t transferred_bytes; /* everything handed to the socket (received from it) */

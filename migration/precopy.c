@@ -5,9 +5,6 @@
 
 #include "migration/source_state.h"
 
-/* Costs of a switchover that no measurement of this run has told yet. */
-#define FIXED_NS         (2 * NS_PER_MS)   /* pausing, thread wake-ups, section frames */
-#define FIXED_PER_CPU_NS (300 * NS_PER_US) /* save and load of one vCPU */
 /* Further passes are worth it while they halve the rest and the rest takes longer than this. */
 #define WORTH_NS       (2 * NS_PER_MS)
 #define MAX_EXTRA      8
@@ -20,24 +17,33 @@ static uint64_t remaining_bytes(const struct mig_source *s)
 	return (mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) * MEM_PAGE_BYTES;
 }
 
-uint64_t mig_after_pages_ns(struct mig_source *s)
-{
-	return FIXED_NS / 2 + s->cfg.machine.n_cpus * FIXED_PER_CPU_NS + 2 * s->rtt_ns;
-}
-
 /* Until everything that is left, in the bitmap and in the socket, has gone out. */
 static uint64_t rest_ns(struct mig_source *s)
 {
 	return mig_rate_time_ns(&s->rate, remaining_bytes(s) + mig_chan_queued(s->chan));
 }
 
-uint64_t mig_predict_ns(struct mig_source *s)
+/* Pages that have probably been written since the last sync, and wait for the next to be seen. */
+static uint64_t unseen_bytes(struct mig_source *s)
 {
-	uint64_t before = FIXED_NS / 2 + mig_sync_figures(&s->sync).last_ns;
+	uint64_t rate = mig_sync_figures(&s->sync).dirty_pages_per_s;
+	uint64_t since = s->synced_ns ? clock_mono_ns() - s->synced_ns : 0;
+	double pages = (double)rate * (double)since / (double)NS_PER_SEC;
+	double most = (double)(s->cfg.mem->size_bytes / MEM_PAGE_BYTES);
 
-	if (before < s->pause_cost_ns)
-		before = s->pause_cost_ns;
-	return before + rest_ns(s) + mig_after_pages_ns(s);
+	return (uint64_t)(pages < most ? pages : most) * MEM_PAGE_BYTES;
+}
+
+uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
+{
+	uint64_t bytes = remaining_bytes(s) + mig_chan_queued(s->chan);
+
+	if (!s->paused)
+		bytes += unseen_bytes(s);
+	if (bytes > s->cfg.mem->size_bytes)
+		bytes = s->cfg.mem->size_bytes;
+	mig_costs_predict(&s->costs, &s->rate, bytes, phases);
+	return mig_phases_from(phases, MIG_PHASE_PAUSE);
 }
 
 static void account(struct mig_source *s)
@@ -144,13 +150,18 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 
 int mig_precopy_sync(struct mig_source *s, struct err *e)
 {
+	uint64_t begin_ns = clock_mono_ns();
 	int rc;
 
-	mig_rate_pause(&s->rate, clock_mono_ns());
+	mig_rate_pause(&s->rate, begin_ns);
 	rc = mig_sync_now(&s->sync, e);
-	if (rc)
+	if (rc) {
 		err_prefix(e, "reading the dirty log");
-	return rc;
+		return rc;
+	}
+	s->synced_ns = clock_mono_ns();
+	mig_costs_learn(&s->costs, MIG_PHASE_SYNC, s->synced_ns - begin_ns);
+	return 0;
 }
 
 /*
@@ -220,7 +231,8 @@ static int iterate(struct mig_source *s, struct err *e)
 
 	if (mig_stop_is_set(&s->stop))
 		return err_set(e, ECANCELED, "cancelled");
-	s->pause_cost_ns -= s->pause_cost_ns / 4; /* one slow pause is not for ever */
+	if (!s->cfg.machine.rehearse)
+		mig_costs_fade(&s->costs);
 	tell_pass(s, pass);
 	mig_sync_iteration(&s->sync, pass > 1);
 	rc = mig_send_pass(s, 0, e);
@@ -228,6 +240,8 @@ static int iterate(struct mig_source *s, struct err *e)
 		rc = send_free_pages(s, e);
 	if (!rc)
 		rc = settle_pass(s, pass, e);
+	if (!rc && mig_rehearsal_due(s))
+		rc = mig_rehearse(s, e);
 	mig_sync_iteration(&s->sync, false);
 	if (!rc)
 		rc = mig_precopy_sync(s, e);
@@ -247,7 +261,7 @@ static int space_out(struct mig_source *s, uint64_t begin_ns, struct err *e)
 
 int mig_precopy(struct mig_source *s, struct err *e)
 {
-	uint64_t before = remaining_bytes(s), extra = 0;
+	uint64_t before = remaining_bytes(s), extra = 0, phases[MIG_PHASES];
 
 	for (;;) {
 		uint64_t begin_ns = clock_mono_ns(), left, limit_ns;
@@ -257,7 +271,7 @@ int mig_precopy(struct mig_source *s, struct err *e)
 			return rc;
 		left = remaining_bytes(s);
 		limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
-		if (mig_predict_ns(s) > limit_ns) {
+		if (mig_predict(s, phases) > limit_ns) {
 			rc = space_out(s, begin_ns, e);
 			if (rc)
 				return rc;

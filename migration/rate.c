@@ -27,6 +27,11 @@ void mig_rate_pause(struct mig_rate *r, uint64_t now_ns)
 	r->running_since = 0;
 }
 
+void mig_rate_skip(struct mig_rate *r, uint64_t bytes)
+{
+	r->window_bytes += bytes;
+}
+
 void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns)
 {
 	uint64_t bytes = on_wire_bytes > r->window_bytes ? on_wire_bytes - r->window_bytes : 0;

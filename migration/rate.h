@@ -25,6 +25,9 @@ struct mig_rate {
 void mig_rate_resume(struct mig_rate *r, uint64_t now_ns);
 void mig_rate_pause(struct mig_rate *r, uint64_t now_ns);
 
+/* Of what left meanwhile, so much was not sent in sending time: it does not count. */
+void mig_rate_skip(struct mig_rate *r, uint64_t bytes);
+
 /* on_wire_bytes have left in all by now. */
 void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns);
 

@@ -45,6 +45,13 @@ void mig_source_state(struct mig_source *s, enum mig_state state)
 		s->cfg.on_event(s->cfg.event_ctx, &ev);
 }
 
+void mig_source_polite(struct mig_source *s, bool polite)
+{
+	pthread_mutex_lock(&s->lock);
+	s->polite = polite;
+	pthread_mutex_unlock(&s->lock);
+}
+
 struct mig_params mig_source_params(struct mig_source *s)
 {
 	struct mig_params p;
@@ -58,11 +65,13 @@ struct mig_params mig_source_params(struct mig_source *s)
 void mig_source_figures(struct mig_source *s)
 {
 	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
-	uint64_t predicted = mig_predict_ns(s);
+	uint64_t phases[MIG_PHASES], predicted = mig_predict(s, phases);
 	struct mig_status *st = &s->status;
 
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;
+	memcpy(st->predicted_phase_ns, phases, sizeof(phases));
+	st->least_downtime_ns = predicted - phases[MIG_PHASE_PAGES];
 	st->remaining_bytes =
 		(mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) * MEM_PAGE_BYTES;
 	st->transferred_bytes = mig_chan_sent(s->chan);
@@ -89,27 +98,75 @@ static int peer_failed(const char *text, struct err *e)
 	return err_set(e, EREMOTEIO, "the destination gave up: %s", text);
 }
 
-int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e)
-{
-	struct wire_frame f;
-	char text[WIRE_TEXT_MAX + 1];
-	int rc = wire_recv(&s->reader, s->chan, &f, e);
+#define SKIPPED 1
 
-	if (rc)
+/*
+ * The next frame, or SKIPPED if nobody waits for it: the READY to a switchover that was called off
+ * comes late, and still tells what loading took.
+ */
+static int receive(struct mig_source *s, struct wire_frame *f, struct err *e)
+{
+	int rc = wire_recv(&s->reader, s->chan, f, e);
+
+	if (rc || f->type != WIRE_READY || !s->readies_owed)
 		return rc;
-	if (f.type == WIRE_FAIL) {
+	s->readies_owed--;
+	rc = mig_learn_loaded(s, e);
+	/* One by one they come: this END's, those that are still due, and that is all. */
+	if (!rc && s->loaded_number != s->n_ends - s->readies_owed)
+		rc = err_set(e, EPROTO, "the destination is ready for another switchover (%u)",
+			     s->loaded_number);
+	return rc ? rc : SKIPPED;
+}
+
+/* It must be of this type; FAIL becomes the destination's error. */
+static int check_type(struct mig_source *s, const struct wire_frame *f, enum wire_type type,
+		      struct err *e)
+{
+	char text[WIRE_TEXT_MAX + 1];
+
+	if (f->type == WIRE_FAIL) {
 		wire_get_text(&s->reader.meta, text);
 		return peer_failed(text, e);
 	}
-	if (f.type == type)
+	if (f->type == type)
 		return 0;
 	return err_set(e, EPROTO, "the destination sent a %s message out of turn",
-		       wire_type_name(f.type));
+		       wire_type_name(f->type));
+}
+
+int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e)
+{
+	struct wire_frame f;
+	int rc;
+
+	do {
+		rc = receive(s, &f, e);
+	} while (rc == SKIPPED);
+	return rc ? rc : check_type(s, &f, type, e);
+}
+
+int mig_source_take_ready(struct mig_source *s, struct err *e)
+{
+	struct wire_frame f;
+	int rc = receive(s, &f, e);
+
+	return !rc ? check_type(s, &f, WIRE_READY, e) : rc == SKIPPED ? 0 : rc;
 }
 
 int mig_source_heed(struct mig_source *s, struct err *e)
 {
-	return mig_chan_readable(s->chan) ? mig_source_expect(s, WIRE_FAIL, e) : 0;
+	int rc = 0;
+
+	while (rc >= 0 && mig_chan_readable(s->chan)) {
+		struct wire_frame f;
+
+		rc = receive(s, &f, e);
+		if (!rc)
+			/* Nothing is due from the destination now but the end. */
+			return check_type(s, &f, WIRE_FAIL, e);
+	}
+	return rc < 0 ? rc : 0;
 }
 
 /* The connection broke: did the destination say why before? Replaces the plain error. */
@@ -200,7 +257,7 @@ static int agree(struct mig_source *s, struct err *e)
 	if (!rc)
 		rc = mig_source_expect(s, WIRE_WELCOME, e);
 	/* Not the time of this exchange: the destination may have been busy with another source. */
-	s->rtt_ns = mig_chan_rtt_ns(s->chan);
+	mig_costs_init(&s->costs, s->cfg.machine.n_cpus, mig_chan_rtt_ns(s->chan));
 	if (!rc && get_u16(&s->reader.meta) != WIRE_VERSION)
 		rc = err_set(e, EPROTO, "the destination chose a version that was not offered");
 	if (!rc && (get_u64(&s->reader.meta) || !rbuf_done(&s->reader.meta)))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of struct mig_source, shared by source.c, precopy.c and switchover.c only. */
+/* Inside of struct mig_source, for its own files only: source, precopy, rehearsal, switchover. */
 #ifndef MIGRATION_SOURCE_STATE_H
 #define MIGRATION_SOURCE_STATE_H
 
@@ -8,6 +8,7 @@
 #include "migration/free_pages.h"
 #include "migration/migration.h"
 #include "migration/pages.h"
+#include "migration/predict.h"
 #include "migration/rate.h"
 #include "migration/stop.h"
 #include "migration/sync.h"
@@ -49,13 +50,24 @@ struct mig_source {
 	struct wire_writer writer;
 	struct wire_reader reader;
 	uint64_t token;
-	uint64_t rtt_ns;
+	struct mig_costs costs;
+	uint64_t synced_ns;    /* when the last sync was done */
+	uint64_t rehearsed_ns; /* when the last rehearsal was; 0 = none */
+	bool rehearsal_stale;  /* a switchover was called off since */
 	uint64_t sent_normal, sent_zero, sent_free;
 	bool logging, syncing; /* dirty source started, sync worker runs */
 	bool paused, was_running;
-	uint64_t paused_ns;     /* when the pause began */
-	uint64_t pause_cost_ns; /* from there to the first of the last pages, as last seen */
+	/* the switchover under way */
+	uint64_t paused_ns; /* when the pause began */
+	uint64_t mark_ns;   /* when the phase under way began */
+	uint64_t took_ns[MIG_PHASES];
+	uint64_t plan_ns[MIG_PHASES]; /* the prediction that it began with */
 	uint64_t dark_until_ns; /* the source must have committed by then, or the guest goes on */
+	bool ended_state;       /* END is out: the destination makes itself ready */
+	unsigned readies_owed;  /* READYs still to come, those to switchovers called off included */
+	uint32_t n_ends;        /* ENDs sent */
+	uint32_t loaded_number; /* what the last READY said: to which END ... */
+	uint64_t loaded_ns;     /* ... and how long loading took */
 };
 
 /* No error, hence positive: the switchover would not have fitted the downtime limit. */
@@ -70,6 +82,10 @@ struct mig_params mig_source_params(struct mig_source *s);
 void mig_source_figures(struct mig_source *s);
 /* If the destination has said something out of turn, it is why it gave up: an error. */
 int mig_source_heed(struct mig_source *s, struct err *e);
+/* The destination may have everything (or has nothing again): how a cancel has to go about it. */
+void mig_source_polite(struct mig_source *s, bool polite);
+/* Receive something while a READY is owed: s->readies_owed tells whether it was one. */
+int mig_source_take_ready(struct mig_source *s, struct err *e);
 /* A frame that must be of this type; FAIL becomes the destination's error. */
 int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);
 
@@ -86,12 +102,24 @@ int mig_precopy(struct mig_source *s, struct err *e);
  * bitmap again.
  */
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
-/* The downtime if the switchover began now: what is left, and the fixed costs. */
-uint64_t mig_predict_ns(struct mig_source *s);
-/* Of that, what comes after the last page: state, load, acknowledgements. */
-uint64_t mig_after_pages_ns(struct mig_source *s);
+/* The downtime if the switchover began now, by phases; returns the sum. */
+uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
 /* A sync in the worker, out of the sending time. */
 int mig_precopy_sync(struct mig_source *s, struct err *e);
+
+/* ---- rehearsal.c ---- */
+
+/* Is it time for one? After the pass that is just done, before its sync. */
+bool mig_rehearsal_due(struct mig_source *s);
+/*
+ * The fixed part of a switchover without the switchover: pause, collect and resume at the source,
+ * the state there and back, loading it at the destination. All of it is learnt.
+ */
+int mig_rehearse(struct mig_source *s, struct err *e);
+/* Send every section, and behind them REHEARSE or END, in one piece. */
+int mig_send_state(struct mig_source *s, enum wire_type mark, struct err *e);
+/* What the destination says of its part, in READY or REHEARSED: learnt, and in s->loaded_ns. */
+int mig_learn_loaded(struct mig_source *s, struct err *e);
 
 /* ---- switchover.c ---- */
 

@@ -1,48 +1,112 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The source's half of the handover (docs/handover.md): from the pause to the commit and after. */
 #include <errno.h>
+#include <string.h>
 
 #include "migration/source_state.h"
 
 /*
- * Bounds for a destination that has fallen silent or become slow; the guest is dark meanwhile. Both
+ * Bounds for a destination that has fallen silent or become slow; the guest is dark meanwhile. They
  * count from the pause: by then the source has committed, or its guest goes on here.
  */
 #define DARK_EXTRA_NS      (5 * NS_PER_SEC) /* beyond the downtime limit */
 #define CALL_OFF_WAIT_NS   (25 * NS_PER_MS)
 #define RUNNING_TIMEOUT_NS (10 * NS_PER_SEC)
-#define TAIL_MAX           (64u << 20) /* all sections together */
+#define LIMIT_SLICE_NS     (100 * NS_PER_MS) /* a limit that is changed counts so soon */
 
-static int pause_guest(struct mig_source *s, struct err *e)
+/* ---- the clock ---- */
+
+/* When the guest should run again at the latest. */
+static uint64_t limit_at_ns(struct mig_source *s)
 {
-	int rc;
+	return s->paused_ns + mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+}
 
+static void begin_clock(struct mig_source *s)
+{
 	s->paused_ns = clock_mono_ns();
-	s->dark_until_ns =
-		s->paused_ns + DARK_EXTRA_NS + mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+	s->mark_ns = s->paused_ns;
+	s->dark_until_ns = limit_at_ns(s) + DARK_EXTRA_NS;
+	memset(s->took_ns, 0, sizeof(s->took_ns));
 	mig_chan_set_deadline(s->chan, s->dark_until_ns);
-	s->paused = true; /* even if only some of it stopped */
-	rc = s->cfg.machine.pause(s->cfg.machine.ctx, &s->was_running, e);
-	if (!rc)
-		rc = s->cfg.machine.collect(s->cfg.machine.ctx, e);
-	if (rc)
-		err_prefix(e, "pausing the guest");
-	return rc;
+}
+
+/* A phase is over. */
+static void phase_done(struct mig_source *s, enum mig_phase phase)
+{
+	uint64_t now = clock_mono_ns();
+
+	s->took_ns[phase] = now - s->mark_ns;
+	s->mark_ns = now;
+}
+
+/* Would what is left from this phase on end too late, as far as is known now? */
+static bool overruns(struct mig_source *s, enum mig_phase next)
+{
+	uint64_t phases[MIG_PHASES], rest_ns;
+
+	(void)mig_predict(s, phases);
+	rest_ns = mig_phases_from(phases, next);
+	if (next > MIG_PHASE_PAGES)
+		rest_ns += phases[MIG_PHASE_PAGES]; /* what the socket still holds of them */
+	return clock_mono_ns() + rest_ns > limit_at_ns(s);
+}
+
+/* ---- calling it off ---- */
+
+static void learn_phase(struct mig_source *s, enum mig_phase phase, uint64_t took_ns)
+{
+	if (took_ns > s->costs.cost[phase].ns)
+		mig_costs_overran(&s->costs, phase, took_ns);
+	else if (s->cfg.machine.rehearse)
+		mig_costs_learn(&s->costs, phase, took_ns);
+}
+
+/* The next prediction is to know what this attempt has found out, not only what the limit cut off.
+ */
+static void learn_from_attempt(struct mig_source *s, enum mig_phase reached)
+{
+	uint64_t wire_ns = mig_rate_time_ns(&s->rate, s->costs.state_bytes);
+	uint64_t state_ns = s->took_ns[MIG_PHASE_STATE];
+
+	if (reached > MIG_PHASE_PAUSE)
+		learn_phase(s, MIG_PHASE_PAUSE, s->took_ns[MIG_PHASE_PAUSE]);
+	if (reached > MIG_PHASE_COLLECT)
+		learn_phase(s, MIG_PHASE_COLLECT, s->took_ns[MIG_PHASE_COLLECT]);
+	if (reached > MIG_PHASE_SYNC)
+		learn_phase(s, MIG_PHASE_SYNC, s->took_ns[MIG_PHASE_SYNC]);
+	if (reached > MIG_PHASE_STATE) {
+		learn_phase(s, MIG_PHASE_STATE, state_ns > wire_ns ? state_ns - wire_ns : 0);
+		learn_phase(s, MIG_PHASE_LOAD, s->took_ns[MIG_PHASE_LOAD]);
+	}
+	/* Nobody knows yet where the answer is; loading is the part that may take any time. */
+	if (reached == MIG_PHASE_STATE)
+		learn_phase(s, MIG_PHASE_LOAD, clock_mono_ns() - s->mark_ns);
+	s->rehearsal_stale = true;
 }
 
 /* Not now after all: the guest runs on, precopy goes on. */
-static int call_off(struct mig_source *s, struct err *e)
+static int call_off(struct mig_source *s, enum mig_phase reached, struct err *e)
 {
-	int rc = s->cfg.machine.resume(s->cfg.machine.ctx, e);
+	int rc;
 	uint64_t n;
 
+	learn_from_attempt(s, reached);
+	rc = s->cfg.machine.resume(s->cfg.machine.ctx, e);
 	if (rc)
 		return rc;
 	s->paused = false;
 	mig_chan_set_deadline(s->chan, 0);
+	mig_source_polite(s, false);
+	if (s->ended_state) {
+		rc = wire_send(&s->writer, s->chan, WIRE_AGAIN, NULL, e);
+		if (rc)
+			return rc;
+	}
 	pthread_mutex_lock(&s->lock);
 	n = s->status.switchovers_called_off++;
 	pthread_mutex_unlock(&s->lock);
+	mig_source_figures(s);
 	mig_source_state(s, MIG_ACTIVE);
 	/* Every attempt costs the guest a little: leave it more and more time in between. */
 	if (mig_stop_wait(&s->stop, -1, 0, CALL_OFF_WAIT_NS << (n < 6 ? n : 6)) == -ECANCELED)
@@ -50,70 +114,108 @@ static int call_off(struct mig_source *s, struct err *e)
 	return MIG_CALLED_OFF;
 }
 
-static void append_frame(struct mig_source *s, struct wbuf *tail, enum wire_type type,
-			 const struct wbuf *meta)
-{
-	wire_header(&s->writer, type, meta, 0);
-	put_bytes(tail, s->writer.header, WIRE_HEADER_BYTES);
-	put_bytes(tail, meta->data, meta->len);
-	if (wbuf_error(meta) && !tail->error)
-		tail->error = wbuf_error(meta);
-}
+/* ---- the steps ---- */
 
-/* Every section and the end mark, in one piece. */
-static int send_state(struct mig_source *s, struct err *e)
+static int pause_guest(struct mig_source *s, struct err *e)
 {
 	const struct mig_machine *m = &s->cfg.machine;
-	struct wire_end end = {.normal_pages = s->sent_normal,
-			       .zero_pages = s->sent_zero,
-			       .n_sections = m->n_sections,
-			       .was_running = s->was_running};
-	struct wbuf tail, meta;
 	int rc;
 
-	wbuf_init(&tail, ORDER_LITTLE, TAIL_MAX);
-	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
-	for (unsigned i = 0; i < m->n_sections; i++) {
-		wbuf_reset(&meta);
-		mig_source_put_section(&meta, &m->sections[i]);
-		append_frame(s, &tail, WIRE_SECTION, &meta);
-	}
-	wbuf_reset(&meta);
-	wire_put_end(&meta, &end);
-	append_frame(s, &tail, WIRE_END, &meta);
-	rc = wbuf_error(&tail);
-	rc = rc ? err_sys(e, -rc, "cannot build the state sections")
-		: mig_chan_send(s->chan, tail.data, tail.len, e);
-	wbuf_free(&meta);
-	wbuf_free(&tail);
+	begin_clock(s);
+	s->paused = true; /* even if only some of it stopped */
+	rc = m->pause(m->ctx, &s->was_running, e);
+	if (rc)
+		err_prefix(e, "pausing the guest");
+	phase_done(s, MIG_PHASE_PAUSE);
+	return rc;
+}
+
+static int collect(struct mig_source *s, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	int rc = m->collect(m->ctx, e);
+
+	if (rc)
+		err_prefix(e, "reading the guest's state");
+	phase_done(s, MIG_PHASE_COLLECT);
+	return rc;
+}
+
+static int last_sync(struct mig_source *s, struct err *e)
+{
+	int rc = mig_precopy_sync(s, e);
+
+	phase_done(s, MIG_PHASE_SYNC);
 	return rc;
 }
 
 /* MIG_CALLED_OFF if they would not be out in time for what comes after them to fit the limit. */
-static int send_last_pages(struct mig_source *s, struct err *e)
+static int last_pages(struct mig_source *s, struct err *e)
 {
-	uint64_t limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
-	uint64_t after_ns = mig_after_pages_ns(s);
-	int rc = mig_precopy_sync(s, e);
+	uint64_t phases[MIG_PHASES], after_ns, limit_ns = limit_at_ns(s);
+	int rc;
 
-	if (rc)
-		return rc;
-	s->pause_cost_ns = clock_mono_ns() - s->paused_ns;
-	return mig_send_pass(s, s->paused_ns + (limit_ns > after_ns ? limit_ns - after_ns : 0), e);
+	(void)mig_predict(s, phases);
+	after_ns = mig_phases_from(phases, MIG_PHASE_STATE);
+	rc = mig_send_pass(s, limit_ns > after_ns ? limit_ns - after_ns : 1, e);
+	phase_done(s, MIG_PHASE_PAGES);
+	return rc;
 }
 
-static void set_polite(struct mig_source *s)
-{
-	pthread_mutex_lock(&s->lock);
-	s->polite = true;
-	pthread_mutex_unlock(&s->lock);
-}
-
+/* Until the destination has loaded everything. MIG_CALLED_OFF: it would take too long. */
 static int await_ready(struct mig_source *s, struct err *e)
 {
-	int rc = mig_chan_wait_readable(s->chan, &s->stop, e);
+	uint64_t phases[MIG_PHASES], rest_ns;
 
-	return rc ? rc : mig_source_expect(s, WIRE_READY, e);
+	(void)mig_predict(s, phases);
+	rest_ns = mig_phases_from(phases, MIG_PHASE_COMMIT);
+	for (;;) {
+		uint64_t now = clock_mono_ns(), at = limit_at_ns(s);
+		uint64_t left = at > now + rest_ns ? at - now - rest_ns : 0;
+		struct err late = ERR_INIT;
+		int rc;
+
+		if (!left && !mig_chan_readable(s->chan))
+			return MIG_CALLED_OFF;
+		mig_chan_set_deadline(s->chan,
+				      now + (left < LIMIT_SLICE_NS ? left : LIMIT_SLICE_NS));
+		rc = mig_chan_wait_readable(s->chan, &s->stop, &late);
+		mig_chan_set_deadline(s->chan, s->dark_until_ns);
+		if (!rc)
+			return 0;
+		if (rc != -ETIMEDOUT) {
+			*e = late;
+			return rc;
+		}
+	}
+}
+
+/* Every section and the end mark; the destination's READY. */
+static int hand_state(struct mig_source *s, struct err *e)
+{
+	uint64_t loaded_ns;
+	int rc;
+
+	mig_source_polite(s, true);
+	s->ended_state = true;
+	s->n_ends++;
+	rc = mig_send_state(s, WIRE_END, e);
+	if (rc)
+		return rc;
+	s->readies_owed++;
+	do {
+		rc = await_ready(s, e);
+		if (rc)
+			return rc;
+		rc = mig_source_take_ready(s, e);
+	} while (!rc && s->readies_owed);
+	phase_done(s, MIG_PHASE_STATE);
+	loaded_ns = s->loaded_ns;
+	if (loaded_ns > s->took_ns[MIG_PHASE_STATE])
+		loaded_ns = s->took_ns[MIG_PHASE_STATE];
+	s->took_ns[MIG_PHASE_STATE] -= loaded_ns;
+	s->took_ns[MIG_PHASE_LOAD] = loaded_ns;
+	return rc;
 }
 
 /*
@@ -122,11 +224,6 @@ static int await_ready(struct mig_source *s, struct err *e)
  */
 static int commit(struct mig_source *s, struct err *e)
 {
-	/* Whoever was frozen in between must not commit when nobody expects it any more. */
-	if (clock_mono_ns() > s->dark_until_ns)
-		return err_set(
-			e, ETIMEDOUT, "the switchover took longer than %llu s",
-			(unsigned long long)((s->dark_until_ns - s->paused_ns) / NS_PER_SEC));
 	pthread_mutex_lock(&s->lock);
 	s->committed = !mig_stop_is_set(&s->stop);
 	pthread_mutex_unlock(&s->lock);
@@ -138,6 +235,7 @@ static int commit(struct mig_source *s, struct err *e)
 
 static int hand_over(struct mig_source *s, struct err *e)
 {
+	uint64_t start_ns = 0;
 	struct wbuf meta;
 	int rc;
 
@@ -148,37 +246,71 @@ static int hand_over(struct mig_source *s, struct err *e)
 	wbuf_free(&meta);
 	if (!rc)
 		rc = mig_source_expect(s, WIRE_RUNNING, e);
+	if (!rc)
+		rc = wire_get_one_u64(&s->reader.meta, "running", &start_ns, e);
+	phase_done(s, MIG_PHASE_COMMIT);
+	if (start_ns > s->took_ns[MIG_PHASE_COMMIT])
+		start_ns = s->took_ns[MIG_PHASE_COMMIT];
+	s->took_ns[MIG_PHASE_COMMIT] -= start_ns;
+	s->took_ns[MIG_PHASE_START] = start_ns;
 	return rc ? -EINPROGRESS : 0;
+}
+
+/* ---- all of it ---- */
+
+/*
+ * Up to the commit point: 0 there. MIG_CALLED_OFF as soon as the limit would be overrun; *reached
+ * is the phase that was not gone through.
+ */
+static int before_commit(struct mig_source *s, enum mig_phase *reached, struct err *e)
+{
+	static const struct {
+		int (*step)(struct mig_source *s, struct err *e);
+		enum mig_phase phase, next;
+	} steps[] = {
+		{pause_guest, MIG_PHASE_PAUSE, MIG_PHASE_COLLECT},
+		{collect, MIG_PHASE_COLLECT, MIG_PHASE_SYNC},
+		{last_sync, MIG_PHASE_SYNC, MIG_PHASE_PAGES},
+		{last_pages, MIG_PHASE_PAGES, MIG_PHASE_STATE},
+		{hand_state, MIG_PHASE_STATE, MIG_PHASE_COMMIT},
+	};
+
+	for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+		int rc = steps[i].step(s, e);
+
+		*reached = steps[i].phase;
+		if (rc)
+			return rc;
+		*reached = steps[i].next;
+		if (mig_stop_is_set(&s->stop))
+			return err_set(e, ECANCELED, "cancelled");
+		if (overruns(s, steps[i].next))
+			return MIG_CALLED_OFF;
+	}
+	return commit(s, e);
 }
 
 int mig_switchover(struct mig_source *s, struct err *e)
 {
-	uint64_t predicted = mig_predict_ns(s);
+	uint64_t predicted = mig_predict(s, s->plan_ns);
+	enum mig_phase reached = MIG_PHASE_PAUSE;
 	int rc;
 
 	mig_source_figures(s); /* what was precopy */
 	mig_source_state(s, MIG_DEVICE);
-	rc = pause_guest(s, e);
-	if (!rc) {
-		rc = send_last_pages(s, e);
-		if (rc == MIG_CALLED_OFF)
-			return call_off(s, e);
-	}
-	if (!rc) {
-		set_polite(s);
-		rc = send_state(s, e);
-	}
-	if (!rc)
-		rc = await_ready(s, e);
-	if (!rc)
-		rc = commit(s, e);
+	s->ended_state = false;
+	rc = before_commit(s, &reached, e);
+	if (rc == MIG_CALLED_OFF)
+		return call_off(s, reached, e);
 	if (!rc)
 		rc = hand_over(s, e);
 	if (!s->committed)
 		return rc;
 	pthread_mutex_lock(&s->lock);
-	s->status.downtime_ns = clock_mono_ns() - s->paused_ns;
+	s->status.downtime_ns = s->mark_ns - s->paused_ns;
+	memcpy(s->status.downtime_phase_ns, s->took_ns, sizeof(s->took_ns));
 	s->status.predicted_at_switch_ns = predicted;
+	memcpy(s->status.predicted_at_switch_phase_ns, s->plan_ns, sizeof(s->plan_ns));
 	pthread_mutex_unlock(&s->lock);
 	return rc;
 }

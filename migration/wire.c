@@ -8,10 +8,11 @@
 #include "base/crc32c.h"
 
 static const char *const type_names[WIRE_TYPES] = {
-	[WIRE_HELLO] = "hello", [WIRE_WELCOME] = "welcome", [WIRE_PAGES] = "pages",
-	[WIRE_PASS] = "pass",   [WIRE_SECTION] = "section", [WIRE_END] = "end",
-	[WIRE_READY] = "ready", [WIRE_COMMIT] = "commit",   [WIRE_RUNNING] = "running",
-	[WIRE_FAIL] = "fail",   [WIRE_ABORT] = "abort",     [WIRE_PASSED] = "passed",
+	[WIRE_HELLO] = "hello",       [WIRE_WELCOME] = "welcome",     [WIRE_PAGES] = "pages",
+	[WIRE_PASS] = "pass",         [WIRE_SECTION] = "section",     [WIRE_END] = "end",
+	[WIRE_READY] = "ready",       [WIRE_COMMIT] = "commit",       [WIRE_RUNNING] = "running",
+	[WIRE_FAIL] = "fail",         [WIRE_ABORT] = "abort",         [WIRE_PASSED] = "passed",
+	[WIRE_REHEARSE] = "rehearse", [WIRE_REHEARSED] = "rehearsed", [WIRE_AGAIN] = "again",
 };
 
 const char *wire_type_name(unsigned type)

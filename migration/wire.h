@@ -46,6 +46,9 @@ enum wire_type {
 	WIRE_FAIL,      /* D>S cannot go on, with the reason; nothing was taken over */
 	WIRE_ABORT,     /* S>D the source keeps its guest, with the reason */
 	WIRE_PASSED,    /* D>S everything up to that pass's end is in memory */
+	WIRE_REHEARSE,  /* S>D the sections were a rehearsal: load them to see how long it takes */
+	WIRE_REHEARSED, /* D>S so long */
+	WIRE_AGAIN,     /* S>D after END: called off, the guest goes on here and more pages come */
 	WIRE_TYPES
 };
 
@@ -141,12 +144,22 @@ struct wire_end {
 	uint64_t normal_pages, zero_pages; /* sent in all, repeats included */
 	uint32_t n_sections;
 	uint8_t was_running;
+	uint32_t number; /* of this END, from 1: READY says which one it answers */
 };
 
 void wire_put_end(struct wbuf *w, const struct wire_end *m);
 int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e);
 
-/* u64 messages: PASS and PASSED (number), READY (load ns), COMMIT (token), RUNNING (resume ns). */
+/* READY and REHEARSED: what D took, in ns. */
+struct wire_loaded {
+	uint32_t number; /* of the END; 0 in REHEARSED */
+	uint64_t decode_ns, load_ns;
+};
+
+void wire_put_loaded(struct wbuf *w, const struct wire_loaded *m);
+int wire_get_loaded(struct rbuf *r, struct wire_loaded *m, struct err *e);
+
+/* u64 messages: PASS and PASSED (number), COMMIT (token), RUNNING (start ns). */
 int wire_get_one_u64(struct rbuf *r, const char *name, uint64_t *v, struct err *e);
 
 /* FAIL and ABORT: a reason. What comes from the peer is made printable. */

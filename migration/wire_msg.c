@@ -128,6 +128,7 @@ void wire_put_end(struct wbuf *w, const struct wire_end *m)
 	put_u64(w, m->zero_pages);
 	put_u32(w, m->n_sections);
 	put_u8(w, m->was_running);
+	put_u32(w, m->number);
 }
 
 int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e)
@@ -136,7 +137,23 @@ int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e)
 	m->zero_pages = get_u64(r);
 	m->n_sections = get_u32(r);
 	m->was_running = get_u8(r);
-	if (!rbuf_done(r) || m->was_running > 1)
+	m->number = get_u32(r);
+	if (!rbuf_done(r) || m->was_running > 1 || !m->number)
 		return err_set(e, EPROTO, "malformed end message");
 	return 0;
+}
+
+void wire_put_loaded(struct wbuf *w, const struct wire_loaded *m)
+{
+	put_u32(w, m->number);
+	put_u64(w, m->decode_ns);
+	put_u64(w, m->load_ns);
+}
+
+int wire_get_loaded(struct rbuf *r, struct wire_loaded *m, struct err *e)
+{
+	m->number = get_u32(r);
+	m->decode_ns = get_u64(r);
+	m->load_ns = get_u64(r);
+	return rbuf_done(r) ? 0 : err_set(e, EPROTO, "malformed ready message");
 }

@@ -82,6 +82,7 @@ static void run_loop(struct cpu *c)
 static void do_run(struct cpu *c)
 {
 	c->running = true;
+	pthread_cond_broadcast(&c->changed);
 	vcpu_set_immediate_exit(c->vcpu, false);
 	pthread_mutex_unlock(&c->lock);
 	run_loop(c);
@@ -195,6 +196,17 @@ bool cpu_free(struct cpu *c, uint64_t deadline_ns)
 	(void)pthread_mutex_destroy(&c->lock);
 	free(c);
 	return true;
+}
+
+bool cpu_wait_running(struct cpu *c, uint64_t deadline_ns)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (!c->running && c->want == CPU_RUN && !rc)
+		rc = thread_cond_wait(&c->changed, &c->lock, deadline_ns);
+	pthread_mutex_unlock(&c->lock);
+	return !rc;
 }
 
 int cpu_wait_stopped(struct cpu *c, uint64_t deadline_ns, struct err *e)

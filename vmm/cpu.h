@@ -48,6 +48,8 @@ bool cpu_free(struct cpu *c, uint64_t deadline_ns);
 void cpu_request_run(struct cpu *c);
 void cpu_request_stop(struct cpu *c);
 
+/* Until the thread is about to enter the guest (or the guest has ended); false: not in time. */
+bool cpu_wait_running(struct cpu *c, uint64_t deadline_ns);
 /* -ETIMEDOUT with a message naming the vCPU. */
 int cpu_wait_stopped(struct cpu *c, uint64_t deadline_ns, struct err *e);
 

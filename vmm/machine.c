@@ -147,6 +147,53 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 	return rc;
 }
 
+int machine_hold(struct machine *m, bool *held, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&m->op);
+	pthread_mutex_lock(&m->lock);
+	*held = m->state == RUN_RUNNING;
+	if (*held)
+		stop_all(m);
+	else if (m->state != RUN_PRELAUNCH && m->state != RUN_PAUSED)
+		rc = refuse(m, "move the guest", e);
+	pthread_mutex_unlock(&m->lock);
+	if (!rc && *held) {
+		rc = wait_all_stopped(m, e);
+		if (!rc)
+			rc = devices_pause(m->devices, e);
+		if (rc)
+			undo_stop(m, RUN_RUNNING);
+		else
+			serial_pause(m->serial);
+	}
+	if (rc)
+		pthread_mutex_unlock(&m->op);
+	return rc;
+}
+
+void machine_let_go(struct machine *m, bool held)
+{
+	if (held) {
+		pthread_mutex_lock(&m->lock);
+		/* The last thing a vCPU did may have been to end the guest. */
+		held = m->state == RUN_RUNNING;
+		pthread_mutex_unlock(&m->lock);
+	}
+	if (held) {
+		serial_resume(m->serial);
+		devices_resume(m->devices);
+		undo_stop(m, RUN_RUNNING);
+	}
+	pthread_mutex_unlock(&m->op);
+}
+
+void machine_wait_running(struct machine *m)
+{
+	(void)cpu_wait_running(m->cpus[0], clock_mono_ns() + NS_PER_SEC);
+}
+
 /*
  * Before vCPUs run. Devices that are resumed write to RAM, so not while anybody else has a claim on
  * it: only if the state allows to run, which nobody but a guest's end changes while `op` is held.

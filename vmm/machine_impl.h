@@ -102,6 +102,16 @@ int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct
 /* From one of the states in which nothing runs to another, or to RUN_RUNNING. */
 int machine_go(struct machine *m, enum run_state from, enum run_state to, struct err *e);
 
+/*
+ * Stop the guest's vCPUs and devices for a moment in which nobody else changes anything: the run
+ * state stays what it is, and no event tells of it. *held: it was running. On success
+ * machine_let_go() must follow; `op` is held in between.
+ */
+int machine_hold(struct machine *m, bool *held, struct err *e);
+void machine_let_go(struct machine *m, bool held);
+/* Wait until the first vCPU is in the guest, if the guest is to run. */
+void machine_wait_running(struct machine *m);
+
 /* vCPU 0 has its CPUID: remember what it tells. Before its thread exists, or in it. */
 void machine_note_features(struct machine *m, const struct vcpu *v);
 

@@ -110,15 +110,12 @@ static const char *view_fate(void *ctx)
 	}
 }
 
-/* The order is explained in kvm/vm_state.h. */
-static int view_collect(void *ctx, struct err *e)
+/* The order is explained in kvm/vm_state.h. Under `op`. */
+static int collect(struct machine *m, struct err *e)
 {
-	struct machine *m = ctx;
 	struct machine_sections *s = &m->sections;
-	int rc;
+	int rc = vm_pit_save(m->vm, &s->pit, e);
 
-	pthread_mutex_lock(&m->op);
-	rc = vm_pit_save(m->vm, &s->pit, e);
 	if (!rc)
 		rc = vm_irq_save(m->vm, &s->irq, e);
 	if (!rc)
@@ -132,7 +129,38 @@ static int view_collect(void *ctx, struct err *e)
 		acpi_pm_save(m->acpi_pm, &s->acpi_pm);
 		devices_save(m->devices);
 	}
+	return rc;
+}
+
+static int view_collect(void *ctx, struct err *e)
+{
+	struct machine *m = ctx;
+	int rc;
+
+	pthread_mutex_lock(&m->op);
+	rc = collect(m, e);
 	pthread_mutex_unlock(&m->op);
+	return rc;
+}
+
+static int view_rehearse(void *ctx, struct mig_rehearsal *out, struct err *e)
+{
+	struct machine *m = ctx;
+	uint64_t begin_ns = clock_mono_ns(), paused_ns, collected_ns;
+	bool held;
+	int rc = machine_hold(m, &held, e);
+
+	if (rc)
+		return rc;
+	paused_ns = clock_mono_ns();
+	rc = collect(m, e);
+	collected_ns = clock_mono_ns();
+	machine_let_go(m, held);
+	if (held)
+		machine_wait_running(m);
+	*out = (struct mig_rehearsal){.pause_ns = paused_ns - begin_ns,
+				      .collect_ns = collected_ns - paused_ns,
+				      .resume_ns = clock_mono_ns() - collected_ns};
 	return rc;
 }
 
@@ -195,8 +223,11 @@ static int check_sections(struct machine *m, struct err *e)
 static int load_sections(struct machine *m, struct err *e)
 {
 	struct machine_sections *s = &m->sections;
-	int rc = vm_clock_load(m->vm, &s->clock, &s->shift, e);
+	/* A load before this one may have left it ticking, into what is being loaded. */
+	int rc = vm_pit_quiet(m->vm, e);
 
+	if (!rc)
+		rc = vm_clock_load(m->vm, &s->clock, &s->shift, e);
 	if (!rc)
 		rc = call_all(m, load_vcpu, e);
 	if (rc)
@@ -213,9 +244,22 @@ static int load_sections(struct machine *m, struct err *e)
 	return rc;
 }
 
-static int view_apply(void *ctx, struct err *e)
+static int quiet_vcpu(void *arg, struct vcpu *v, struct err *e)
 {
-	struct machine *m = ctx;
+	(void)arg;
+	return vcpu_state_quiet(v, e);
+}
+
+/* Timers are what goes on by itself in a guest that does not run. */
+static int quiet(struct machine *m, struct err *e)
+{
+	int rc = vm_pit_quiet(m->vm, e);
+
+	return rc ? rc : call_all(m, quiet_vcpu, e);
+}
+
+static int apply(struct machine *m, bool rehearsal, struct err *e)
+{
 	int rc;
 
 	if (machine_state(m) != RUN_INMIGRATE)
@@ -224,14 +268,30 @@ static int view_apply(void *ctx, struct err *e)
 	rc = check_sections(m, e);
 	if (!rc)
 		rc = load_sections(m, e);
-	m->arrived = !rc;
+	if (!rc && rehearsal)
+		rc = quiet(m, e);
+	m->arrived = !rc && !rehearsal;
 	pthread_mutex_unlock(&m->op);
 	return rc;
 }
 
+static int view_apply(void *ctx, struct err *e)
+{
+	return apply(ctx, false, e);
+}
+
+static int view_rehearse_apply(void *ctx, struct err *e)
+{
+	return apply(ctx, true, e);
+}
+
 static int view_taken_over(void *ctx, bool run, struct err *e)
 {
-	return machine_go(ctx, RUN_INMIGRATE, run ? RUN_RUNNING : RUN_PAUSED, e);
+	int rc = machine_go(ctx, RUN_INMIGRATE, run ? RUN_RUNNING : RUN_PAUSED, e);
+
+	if (!rc && run)
+		machine_wait_running(ctx);
+	return rc;
 }
 
 struct mig_machine machine_migration_view(struct machine *m)
@@ -245,8 +305,10 @@ struct mig_machine machine_migration_view(struct machine *m)
 		.resume = view_resume,
 		.fate = view_fate,
 		.collect = view_collect,
+		.rehearse = view_rehearse,
 		.given_away = view_given_away,
 		.apply = view_apply,
+		.rehearse_apply = view_rehearse_apply,
 		.taken_over = view_taken_over,
 		.sections = m->sections.list,
 		.n_sections = m->sections.n,

@@ -314,6 +314,34 @@ static void copy_sections(const struct mig_machine *from, const struct mig_machi
 	}
 }
 
+/* Nobody is told, no state changes, and it may be done as often as one likes. */
+static void rehearse(struct machine *a, struct machine *b, const struct mig_machine *va,
+		     const struct mig_machine *vb)
+{
+	unsigned stops = atomic_load(&events[MACHINE_EVENT_STOP]);
+	unsigned resumes = atomic_load(&events[MACHINE_EVENT_RESUME]);
+	struct mig_rehearsal r = {0};
+
+	for (unsigned i = 0; i < 5; i++) {
+		OK(va->rehearse(va->ctx, &r, &e));
+		ck_assert_uint_gt(r.pause_ns, 0);
+		ck_assert_uint_gt(r.collect_ns, 0);
+		ck_assert_int_eq(machine_state(a), RUN_RUNNING);
+		copy_sections(va, vb);
+		OK(vb->rehearse_apply(vb->ctx, &e));
+		ck_assert_int_eq(machine_state(b), RUN_INMIGRATE);
+	}
+	/* A paused guest stays so. */
+	OK(machine_pause(a, &e));
+	OK(va->rehearse(va->ctx, &r, &e));
+	ck_assert_int_eq(machine_state(a), RUN_PAUSED);
+	OK(machine_resume(a, &e));
+	ck_assert_uint_eq(atomic_load(&events[MACHINE_EVENT_STOP]), stops + 1);
+	ck_assert_uint_eq(atomic_load(&events[MACHINE_EVENT_RESUME]), resumes + 1);
+	ck_assert_int_eq(va->rehearse_apply(va->ctx, NULL), -EPERM);
+	ck_assert_int_eq(vb->rehearse(vb->ctx, &r, NULL), -EPERM);
+}
+
 START_TEST(move_and_fall_back)
 {
 	struct machine *a, *b;
@@ -348,6 +376,7 @@ START_TEST(move_and_fall_back)
 	OK(va.resume(va.ctx, &e));
 	ck_assert_int_eq(machine_state(a), RUN_PAUSED);
 	OK(machine_resume(a, &e));
+	rehearse(a, b, &va, &vb);
 
 	OK(va.pause(va.ctx, &was, &e));
 	OK(va.collect(va.ctx, &e));

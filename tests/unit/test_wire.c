@@ -366,21 +366,22 @@ END_TEST
 
 START_TEST(small_messages)
 {
-	struct wire_end end = {1ull << 60, 7, 9, 1}, back;
+	struct wire_end end = {1ull << 60, 7, 9, 1, 3}, back;
 	char text[WIRE_TEXT_MAX + 1], lengthy[1000];
 	struct wbuf w = new_meta();
 	struct rbuf r;
 	uint64_t v;
 
 	wire_put_end(&w, &end);
-	ck_assert_uint_eq(w.len, 21);
-	r = reader_of(&w, 21);
+	ck_assert_uint_eq(w.len, 25);
+	r = reader_of(&w, 25);
 	ck_assert_int_eq(wire_get_end(&r, &back, NULL), 0);
 	ck_assert_uint_eq(back.normal_pages, end.normal_pages);
 	ck_assert_uint_eq(back.zero_pages, 7);
 	ck_assert_uint_eq(back.n_sections, 9);
 	ck_assert_uint_eq(back.was_running, 1);
-	r = reader_of(&w, 20);
+	ck_assert_uint_eq(back.number, 3);
+	r = reader_of(&w, 24);
 	ck_assert_int_eq(wire_get_end(&r, &back, NULL), -EPROTO);
 	r = reader_of(&w, 8);
 	ck_assert_int_eq(wire_get_one_u64(&r, "pass", &v, NULL), 0);

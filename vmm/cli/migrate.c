@@ -35,7 +35,7 @@ struct follow {
 	struct client *client;
 	int signal_fd;
 	bool terminal, line_open; /* a live line without its newline is on the terminal */
-	bool hinted, cancelling;
+	bool hinted, hinted_least, cancelling;
 	uint64_t next_line_ns, cancelled_ns;
 	json_t *answer; /* the latest query-migrate, and what was read from it */
 	struct progress now;
@@ -126,8 +126,23 @@ static void print_json(struct follow *f, const char *event, const char *error)
 	json_decref(o);
 }
 
+static void hint_least(struct follow *f)
+{
+	if (f->hinted_least || !progress_below_least(&f->now))
+		return;
+	f->hinted_least = true;
+	end_live_line(f);
+	(void)fprintf(stderr,
+		      "ferry: cannot get below about %.0f ms of downtime here, whatever the guest "
+		      "writes; the limit is %.0f ms. A larger --downtime-limit lets the guest "
+		      "move; Ctrl-C cancels.\n",
+		      (double)(f->now.least_ns / NS_PER_MS + 1),
+		      (double)(f->now.limit_ns / NS_PER_MS));
+}
+
 static void hint(struct follow *f)
 {
+	hint_least(f);
 	if (f->hinted || !progress_stuck(&f->now))
 		return;
 	f->hinted = true;

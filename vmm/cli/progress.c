@@ -33,6 +33,11 @@ void progress_read(struct progress *p, const json_t *answer)
 		.limit_ns = number(answer, "x-ferry-downtime-limit-ns"),
 		.passes = number(answer, "x-ferry-passes"),
 		.switchovers_called_off = number(answer, "x-ferry-switchovers-called-off"),
+		.least_ns = number(answer, "x-ferry-least-downtime-ns"),
+		.rehearsals = number(answer, "x-ferry-rehearsals"),
+		.rehearsal_ns = number(answer, "x-ferry-rehearsal-pause-ns-total"),
+		.phases = json_object_get(answer, "x-ferry-downtime-phases"),
+		.planned = json_object_get(answer, "x-ferry-predicted-phases"),
 		.bytes_s = number(answer, "x-ferry-bytes-per-second"),
 		.ram_total = number(ram, "total"),
 		.remaining = number(ram, "remaining"),
@@ -59,6 +64,12 @@ bool progress_ended(const struct progress *p)
 bool progress_stuck(const struct progress *p)
 {
 	return p->passes >= 2 && p->bytes_s && p->dirty_bytes_s >= p->bytes_s &&
+	       !strcmp(p->status, "active");
+}
+
+bool progress_below_least(const struct progress *p)
+{
+	return p->passes >= 2 && p->limit_ns && p->least_ns > p->limit_ns &&
 	       !strcmp(p->status, "active");
 }
 
@@ -93,6 +104,27 @@ void progress_line(const struct progress *p, char *out, size_t out_bytes)
 		       size_text(p->transferred, sent, sizeof(sent)));
 }
 
+/* One row of the breakdown: the phases that one side measured, as they were and as predicted. */
+static void phases_row(const struct progress *p, const char *side, FILE *to)
+{
+	const json_t *took = json_object_get(p->phases, side);
+	const json_t *planned = json_object_get(p->planned, side);
+	const char *name, *comma = "";
+	json_t *ns;
+
+	(void)fprintf(to, "  %-12s", side);
+	json_object_foreach((json_t *)(uintptr_t)took, name, ns)
+	{
+		uint64_t is = number(took, name), was = number(planned, name);
+
+		if (!is && !was)
+			continue;
+		(void)fprintf(to, "%s%s %.2f (%.2f)", comma, name, ms(is), ms(was));
+		comma = ", ";
+	}
+	(void)fputc('\n', to);
+}
+
 void progress_summary(const struct progress *p, FILE *to)
 {
 	char sent[TEXT], total[TEXT];
@@ -107,6 +139,17 @@ void progress_summary(const struct progress *p, FILE *to)
 		      p->zero_pages);
 	(void)fprintf(to, "downtime     %.3f ms (predicted %.3f ms, limit %.0f ms)\n",
 		      ms(p->downtime_ns), ms(p->predicted_at_switch_ns), ms(p->limit_ns));
+	if (p->phases) {
+		phases_row(p, "source", to);
+		phases_row(p, "destination", to);
+	}
+	if (p->downtime_ns > p->limit_ns)
+		(void)fprintf(to,
+			      "             over the limit: the handover itself took longer than "
+			      "predicted\n");
+	if (p->rehearsals)
+		(void)fprintf(to, "rehearsals   %" PRIu64 ", the guest paused for %.3f ms in all\n",
+			      p->rehearsals, ms(p->rehearsal_ns));
 	if (p->switchovers_called_off)
 		(void)fprintf(to,
 			      "called off   %" PRIu64 " switchovers that were about to take too "

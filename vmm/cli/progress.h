@@ -16,6 +16,8 @@ struct progress {
 	uint64_t total_ns, setup_ms, downtime_ns, predicted_ns, predicted_at_switch_ns, limit_ns;
 	uint64_t ram_total, remaining, transferred, normal_pages, zero_pages, page_bytes;
 	uint64_t dirty_bytes_s, bytes_s;
+	uint64_t least_ns, rehearsals, rehearsal_ns;
+	const json_t *phases, *planned; /* of the downtime; borrowed, NULL if missing */
 	uint64_t passes, syncs, switchovers_called_off;
 };
 
@@ -24,6 +26,8 @@ void progress_read(struct progress *p, const json_t *answer);
 bool progress_ended(const struct progress *p);
 /* The guest writes at least as fast as it is sent, after the first pass. */
 bool progress_stuck(const struct progress *p);
+/* The limit is below what a switchover without a single page would take. */
+bool progress_below_least(const struct progress *p);
 /* One line for people, without a newline. */
 void progress_line(const struct progress *p, char *out, size_t out_bytes);
 /* The table at the end of a completed migration. */

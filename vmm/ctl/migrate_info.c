@@ -67,6 +67,33 @@ static json_t *ram_json(const struct mig_status *s)
 	return finish(&o);
 }
 
+/* Nanoseconds by phase, and who measured which. */
+static json_t *phases_json(const uint64_t ns[MIG_PHASES])
+{
+	struct object here = {.o = json_object()}, there = {.o = json_object()};
+	struct object o = {.o = json_object()};
+
+	for (unsigned p = 0; p < MIG_PHASES; p++)
+		add_uint(mig_phase_is_dest(p) ? &there : &here, mig_phase_name(p), ns[p]);
+	add(&o, "source", finish(&here));
+	add(&o, "destination", finish(&there));
+	return finish(&o);
+}
+
+static void add_downtime(struct object *o, const struct mig_status *s)
+{
+	add_uint(o, "x-ferry-least-downtime-ns", s->least_downtime_ns);
+	add_uint(o, "x-ferry-rehearsals", s->rehearsals);
+	add_uint(o, "x-ferry-rehearsal-pause-ns-last", s->rehearsal_pause_ns_last);
+	add_uint(o, "x-ferry-rehearsal-pause-ns-total", s->rehearsal_pause_ns_total);
+	if (s->state == MIG_COMPLETED) {
+		add(o, "x-ferry-downtime-phases", phases_json(s->downtime_phase_ns));
+		add(o, "x-ferry-predicted-phases", phases_json(s->predicted_at_switch_phase_ns));
+	} else {
+		add(o, "x-ferry-predicted-phases", phases_json(s->predicted_phase_ns));
+	}
+}
+
 static void add_own(struct object *o, const struct mig_status *s)
 {
 	add_uint(o, "x-ferry-total-ns", s->total_ns);
@@ -110,6 +137,8 @@ json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char
 		add(&o, "x-ferry-token", json_string(token));
 	}
 	add_own(&o, s);
+	if (is_source)
+		add_downtime(&o, s);
 	return finish(&o);
 }
 

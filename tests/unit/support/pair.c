@@ -5,14 +5,26 @@
 #include <stdlib.h>
 #include <string.h>
 
+static void up(struct pair *p, const struct synth_config *cfg)
+{
+	synth_guest_init(&p->guest);
+	p->src = synth_source(&p->guest, cfg);
+	p->dst = synth_dest(&p->guest, cfg);
+	synth_listen(p->dst, "tcp:127.0.0.1:0");
+}
+
 void pair_up(struct pair *p, uint64_t ram_bytes, uint64_t seed)
 {
-	struct synth_config cfg = {.ram_bytes = ram_bytes, .seed = seed, .initially_set = seed % 2};
+	up(p,
+	   &(struct synth_config){.ram_bytes = ram_bytes, .seed = seed, .initially_set = seed % 2});
+}
 
-	synth_guest_init(&p->guest);
-	p->src = synth_source(&p->guest, &cfg);
-	p->dst = synth_dest(&p->guest, &cfg);
-	synth_listen(p->dst, "tcp:127.0.0.1:0");
+void pair_up_rehearsing(struct pair *p, uint64_t ram_bytes, uint64_t seed)
+{
+	up(p, &(struct synth_config){.ram_bytes = ram_bytes,
+				     .seed = seed,
+				     .rehearses = true,
+				     .initially_set = seed % 2});
 }
 
 void pair_down(struct pair *p)

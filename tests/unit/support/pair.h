@@ -17,6 +17,8 @@ struct pair {
 
 /* The destination listens at a free TCP port. */
 void pair_up(struct pair *p, uint64_t ram_bytes, uint64_t seed);
+/* The same with machines that can rehearse. */
+void pair_up_rehearsing(struct pair *p, uint64_t ram_bytes, uint64_t seed);
 void pair_down(struct pair *p);
 
 /* Send with no bandwidth limit and this downtime limit to the destination. */

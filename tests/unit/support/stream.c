@@ -85,6 +85,7 @@ void stream_end(struct stream *s, uint64_t normal, uint64_t zero, uint32_t n, ui
 	put_u64(&s->meta, zero);
 	put_u32(&s->meta, n);
 	put_u8(&s->meta, running);
+	put_u32(&s->meta, 1);
 	stream_frame(s, WIRE_END, 0);
 }
 

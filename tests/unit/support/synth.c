@@ -90,16 +90,26 @@ static const char *const call_names[SYNTH_CALLS] = {
 	[SYNTH_GIVEN_AWAY] = "given_away",
 	[SYNTH_APPLY] = "apply",
 	[SYNTH_TAKEN_OVER] = "taken_over",
+	[SYNTH_REHEARSE] = "rehearse",
+	[SYNTH_REHEARSE_APPLY] = "rehearse_apply",
 };
 
-static int enter(struct synth *s, enum synth_call call, struct err *e)
+/* As long as this call takes; returns how long that was. */
+static uint64_t take(struct synth *s, enum synth_call call)
 {
-	unsigned n = atomic_fetch_add(&s->calls[call], 1) + 1;
-	uint64_t ns = atomic_load(&s->delay_ns[call]);
+	uint64_t ns = atomic_load(&s->delay_ns[call]), begin_ns = clock_mono_ns();
 	struct timespec ts = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
 
 	if (ns)
 		(void)nanosleep(&ts, NULL);
+	return clock_mono_ns() - begin_ns;
+}
+
+static int enter(struct synth *s, enum synth_call call, struct err *e)
+{
+	unsigned n = atomic_fetch_add(&s->calls[call], 1) + 1;
+
+	(void)take(s, call);
 	if (n == atomic_load(&s->fail_at[call]))
 		return err_set(e, EIO, "synthetic failure of %s", call_names[call]);
 	return 0;
@@ -283,6 +293,20 @@ static int machine_collect(void *ctx, struct err *e)
 	return 0;
 }
 
+static int machine_rehearse(void *ctx, struct mig_rehearsal *out, struct err *e)
+{
+	struct synth *s = ctx;
+	bool was = set_running(s, false);
+	int rc = enter(s, SYNTH_REHEARSE, e);
+
+	out->pause_ns = take(s, SYNTH_PAUSE);
+	out->collect_ns = take(s, SYNTH_COLLECT);
+	fill_state(s);
+	out->resume_ns = take(s, SYNTH_RESUME);
+	(void)set_running(s, was);
+	return rc;
+}
+
 static void machine_given_away(void *ctx)
 {
 	struct synth *s = ctx;
@@ -306,6 +330,17 @@ static int machine_apply(void *ctx, struct err *e)
 	if (s->state.cpus[1].halted != 1)
 		return err_set(e, EINVAL, "the second CPU is in an impossible state");
 	return 0;
+}
+
+static int machine_rehearse_apply(void *ctx, struct err *e)
+{
+	struct synth *s = ctx;
+	int rc = enter(s, SYNTH_REHEARSE_APPLY, e);
+
+	(void)take(s, SYNTH_APPLY);
+	if (!rc && s->state.cpus[1].halted != 1)
+		return err_set(e, EINVAL, "the second CPU is in an impossible state");
+	return rc;
 }
 
 static int machine_taken_over(void *ctx, bool run, struct err *e)
@@ -363,6 +398,10 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 					  .sections = s->sections,
 					  .n_sections = SYNTH_SECTIONS,
 					  .n_cpus = 2};
+	if (cfg->rehearses) {
+		s->machine.rehearse = machine_rehearse;
+		s->machine.rehearse_apply = machine_rehearse_apply;
+	}
 	s->dirty = (struct mig_dirty_source){.ctx = s,
 					     .start = log_start,
 					     .harvest = log_harvest,

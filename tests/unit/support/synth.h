@@ -41,6 +41,8 @@ enum synth_call {
 	SYNTH_GIVEN_AWAY,
 	SYNTH_APPLY,
 	SYNTH_TAKEN_OVER,
+	SYNTH_REHEARSE,       /* takes as long as PAUSE, COLLECT and RESUME */
+	SYNTH_REHEARSE_APPLY, /* as long as APPLY */
 	SYNTH_CALLS
 };
 
@@ -92,6 +94,7 @@ struct synth_state {
 struct synth_config {
 	uint64_t ram_bytes;
 	uint64_t seed;
+	bool rehearses;     /* rehearsals of the switchover are possible */
 	bool initially_set; /* the log says "dirty" of every page when it begins, as KVM's may */
 };
 
