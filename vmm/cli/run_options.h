@@ -15,6 +15,7 @@ struct run_options {
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
 	struct cpu_model cpu;
+	uint32_t dirty_ring; /* entries of each vCPU's; 0: not given */
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
 	const char *serial;  /* NULL: not given */
@@ -30,7 +31,7 @@ struct run_options {
 		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
 	bool debug_exit, paused;
 	const char *trace; /* NULL: none */
-	const char *user; /* NULL: stay who we are */
+	const char *user;  /* NULL: stay who we are */
 };
 
 /* argv[0..argc) are the words after "run"; *o points into them. -EINVAL with a message. */
