@@ -2,6 +2,8 @@
 #include "base/codec.h"
 
 #include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,6 +115,21 @@ void put_str8(struct wbuf *w, const char *text)
 	}
 	put_u8(w, (uint8_t)len);
 	put_bytes(w, text, len);
+}
+
+void put_fmt(struct wbuf *w, const char *fmt, ...)
+{
+	char text[512];
+	va_list args;
+	int len;
+
+	va_start(args, fmt);
+	len = vsnprintf(text, sizeof(text), fmt, args);
+	va_end(args);
+	if (len >= 0 && (size_t)len < sizeof(text))
+		put_bytes(w, text, (size_t)len);
+	else if (!w->error)
+		w->error = -EMSGSIZE;
 }
 
 void put_u32_at(struct wbuf *w, size_t offset, uint32_t v)

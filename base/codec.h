@@ -44,6 +44,8 @@ void put_u64(struct wbuf *w, uint64_t v);
 void put_bytes(struct wbuf *w, const void *p, size_t len);
 /* u8 length and the bytes, no NUL. A text longer than 255 bytes is an error (-EMSGSIZE). */
 void put_str8(struct wbuf *w, const char *text);
+/* Text without its NUL, at most 511 bytes at a time (a longer one is an error, -EMSGSIZE). */
+void put_fmt(struct wbuf *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Overwrite a u32 at an offset that has been written before (a length known only later). */
 void put_u32_at(struct wbuf *w, size_t offset, uint32_t v);
 

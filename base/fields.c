@@ -4,13 +4,13 @@
 #include <errno.h>
 #include <string.h>
 
-static size_t field_count(const struct field *f, const uint8_t *data)
+size_t fields_count(const struct field *f, const void *data)
 {
 	uint32_t count;
 
 	if (f->count_offset == FIELD_COUNT_FIXED)
 		return f->room;
-	memcpy(&count, data + f->count_offset, sizeof(count));
+	memcpy(&count, (const uint8_t *)data + f->count_offset, sizeof(count));
 	return count;
 }
 
@@ -49,7 +49,7 @@ void fields_encode(struct wbuf *w, const struct field_table *t, const void *data
 	for (size_t i = 0; i < t->n_fields; i++) {
 		const struct field *f = &t->fields[i];
 		const uint8_t *at = (const uint8_t *)data + f->offset;
-		size_t count = field_count(f, data);
+		size_t count = fields_count(f, data);
 
 		if (count > f->room) {
 			if (!w->error)
@@ -99,7 +99,7 @@ static int decode_field(struct rbuf *r, const struct field_table *t, const struc
 			uint8_t *data, struct err *e)
 {
 	uint8_t *at = data + f->offset;
-	size_t count = field_count(f, data);
+	size_t count = fields_count(f, data);
 
 	if (count > f->room)
 		return err_set(e, EINVAL, "%s.%s: %zu elements, at most %zu are possible", t->name,

@@ -85,4 +85,26 @@ void fields_encode(struct wbuf *w, const struct field_table *t, const void *data
  */
 int fields_decode(struct rbuf *r, const struct field_table *t, void *data, struct err *e);
 
+/*
+ * What follows is for structs that a decoder has filled, or that fields_encode() has taken: no
+ * count in them exceeds its room.
+ */
+
+/* How many elements of this field of *data are used. */
+size_t fields_count(const struct field *f, const void *data);
+/* Room for one struct of this table, as far as its fields reach. */
+size_t fields_struct_bytes(const struct field_table *t);
+/* How many bytes fields_encode() writes for *data. */
+uint64_t fields_encoded_bytes(const struct field_table *t, const void *data);
+
+/*
+ * The layout of *data as fields_encode() writes it: the JSON members of a list of fields (without
+ * its brackets) in the way of docs/saved-file.md, with name, type, size, array_len.
+ */
+void fields_describe(struct wbuf *w, const struct field_table *t, const void *data);
+/* The values as a JSON object; raw bytes in hexadecimal digits. */
+void fields_json(struct wbuf *w, const struct field_table *t, const void *data);
+/* The values for people, one field a line; each line begins with `path`. */
+void fields_text(struct wbuf *w, const struct field_table *t, const void *data, const char *path);
+
 #endif

@@ -49,3 +49,8 @@ uint32_t page_sum(const void *p)
 	/* The library's own code, which the thread sanitizer does not see. */
 	return (uint32_t)XXH3_64bits(p, MEM_PAGE_BYTES);
 }
+
+uint64_t page_sum_at(const void *p, uint64_t page)
+{
+	return XXH3_64bits_withSeed(p, MEM_PAGE_BYTES, page);
+}

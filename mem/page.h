@@ -16,4 +16,10 @@ bool page_is_zero(const void *p);
 /* 32 bits of XXH3 over the 4 KiB at p: finds damage in transit, is no defence against malice. */
 uint32_t page_sum(const void *p);
 
+/*
+ * 64 bits of XXH3 over the 4 KiB at p, with the page's number as the seed. Sums of several pages
+ * may be added up: whatever the order, another page or a page in another place changes the sum.
+ */
+uint64_t page_sum_at(const void *p, uint64_t page);
+
 #endif

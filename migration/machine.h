@@ -86,6 +86,8 @@ struct mig_machine {
 	int (*pause)(void *ctx, bool *was_running, struct err *e);
 	/* Source, before the commit point: go on as before pause(). */
 	int (*resume)(void *ctx, struct err *e);
+	/* Saved to a file: stay paused after pause(), to be run on by the user whenever. */
+	int (*stay)(void *ctx, struct err *e);
 	/* Source: how the guest is now, for the end of a message: "the guest keeps running here".
 	 */
 	const char *(*fate)(void *ctx);

@@ -6,7 +6,6 @@
 #include <pthread.h>
 
 #include "migration/free_pages.h"
-#include "migration/heartbeat.h"
 #include "migration/migration.h"
 #include "migration/pages.h"
 #include "migration/predict.h"
@@ -50,7 +49,6 @@ struct mig_source {
 	struct mig_limit limit;
 	struct wire_writer writer;
 	struct wire_reader reader;
-	struct mig_beat beat;
 	uint64_t token;
 	struct mig_costs costs;
 	uint64_t synced_ns;    /* when the last sync was done */

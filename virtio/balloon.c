@@ -9,6 +9,7 @@
 #include <linux/virtio_ids.h>
 
 #include "virtio/balloon_impl.h"
+#include "virtio/tables.h"
 
 #define CONFIG_BYTES ((uint32_t)sizeof(struct virtio_balloon_config))
 
@@ -23,7 +24,7 @@ static const struct field balloon_fields[] = {
 	FIELD(struct balloon_state, stats_ns, FIELD_U64),
 	FIELD_ARRAY(struct balloon_state, stats, FIELD_U64),
 };
-static FIELD_TABLE(balloon_table, "virtio-balloon", 1, balloon_fields);
+FIELD_TABLE(balloon_table, "virtio-balloon", 1, balloon_fields);
 
 static uint64_t ram_pages(const struct balloon *b)
 {

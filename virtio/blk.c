@@ -11,12 +11,13 @@
 #include <linux/virtio_ids.h>
 
 #include "virtio/blk_impl.h"
+#include "virtio/tables.h"
 
 static const struct field blk_fields[] = {
 	FIELD_SUB(struct blk_state, vdev, &vdev_table),
 	FIELD(struct blk_state, sectors, FIELD_U64),
 };
-static FIELD_TABLE(blk_table, "virtio-blk", 1, blk_fields);
+FIELD_TABLE(blk_table, "virtio-blk", 1, blk_fields);
 
 static void config_read(struct vdev *d, uint32_t offset, void *to, uint32_t len)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio/console.h"
+#include "virtio/tables.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -24,7 +25,7 @@ static const struct field console_fields[] = {
 	FIELD_SUB(struct console_state, vdev, &vdev_table),
 	FIELD(struct console_state, tx_done, FIELD_U64),
 };
-static FIELD_TABLE(console_table, "virtio-console", 1, console_fields);
+FIELD_TABLE(console_table, "virtio-console", 1, console_fields);
 
 static struct console *to_console(struct vdev *d)
 {

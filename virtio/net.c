@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "virtio/net_impl.h"
+#include "virtio/tables.h"
 
 #define ANNOUNCEMENTS   5
 #define FIRST_GAP_MS    50  /* from the first announcement to the second; ... */
@@ -25,7 +26,7 @@ static const struct field net_fields[] = {
 	FIELD_RAW(struct net_state, mac),
 	FIELD(struct net_state, status, FIELD_U16),
 };
-static FIELD_TABLE(net_table, "virtio-net", 1, net_fields);
+FIELD_TABLE(net_table, "virtio-net", 1, net_fields);
 
 static struct net *to_net(struct vdev *d)
 {

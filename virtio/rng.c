@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "virtio/rng.h"
+#include "virtio/tables.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ struct rng {
 static const struct field rng_fields[] = {
 	FIELD_SUB(struct rng_state, vdev, &vdev_table),
 };
-static FIELD_TABLE(rng_table, "virtio-rng", 1, rng_fields);
+FIELD_TABLE(rng_table, "virtio-rng", 1, rng_fields);
 
 /* Fill up to len bytes; a host without random bytes to give yields none. */
 static size_t random_bytes(uint8_t *to, size_t len)

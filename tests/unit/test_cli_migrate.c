@@ -160,38 +160,41 @@ START_TEST(params)
 }
 END_TEST
 
-static int set_caps(bool *events, const char *text)
+static int set_caps(struct migrate_caps *caps, const char *text)
 {
 	json_t *list = json_loads(text, 0, NULL);
 	int rc;
 
 	ck_assert_ptr_nonnull(list);
 	err_clear(&err);
-	rc = migrate_caps_set(events, list, &err);
+	rc = migrate_caps_set(caps, list, &err);
 	json_decref(list);
 	return rc;
 }
 
 START_TEST(capabilities)
 {
-	bool events = false;
+	struct migrate_caps caps = {.events = false};
 	json_t *o;
 
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": \"events\", \"state\": true}]"), 0);
-	ck_assert(events);
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": \"xbzrle\", \"state\": false}]"), 0);
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": \"events\", \"state\": false}, "
-					   "{\"capability\": \"multifd\", \"state\": true}]"),
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"events\", \"state\": true}]"), 0);
+	ck_assert(caps.events);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"xbzrle\", \"state\": false}]"), 0);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"events\", \"state\": false}, "
+					 "{\"capability\": \"multifd\", \"state\": true}]"),
 			 -ENOTSUP);
 	ck_assert_ptr_nonnull(strstr(err.msg, "'multifd' is not supported"));
-	ck_assert(events);
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": \"magic\", \"state\": false}]"),
+	ck_assert(caps.events);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"magic\", \"state\": false}]"),
 			 -EINVAL);
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": \"events\"}]"), -EINVAL);
-	ck_assert_int_eq(set_caps(&events, "[{\"capability\": 5, \"state\": true}]"), -EINVAL);
-	ck_assert_int_eq(set_caps(&events, "[5]"), -EINVAL);
-	ck_assert_int_eq(set_caps(&events, "[[]]"), -EINVAL);
-	o = migrate_caps_json(events);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"events\"}]"), -EINVAL);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": 5, \"state\": true}]"), -EINVAL);
+	ck_assert_int_eq(set_caps(&caps, "[5]"), -EINVAL);
+	ck_assert_int_eq(set_caps(&caps, "[[]]"), -EINVAL);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"mapped-ram\", \"state\": true}]"), 0);
+	ck_assert(caps.events && caps.mapped_ram);
+	o = migrate_caps_json(&caps);
+	ck_assert_uint_eq(json_array_size(o), 2);
 	ck_assert(json_is_true(json_object_get(json_array_get(o, 0), "state")));
 	json_decref(o);
 }

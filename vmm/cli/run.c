@@ -101,7 +101,6 @@ static int create(struct session *s, const struct run_options *o, int kvm_fd, st
 		.mem_backend = o->mem_backend,
 		.n_cpus = o->n_cpus,
 		.cpu = &o->cpu,
-		.dirty_ring = o->dirty_ring,
 		.kernel = o->incoming ? NULL : o->kernel,
 		.initrd = o->incoming ? NULL : o->initrd,
 		.cmdline = o->incoming ? NULL : o->cmdline,
@@ -145,9 +144,26 @@ static int failed(const struct run_options *o, bool listening, const struct err 
 	return EXIT_FAILED;
 }
 
-static int start(struct session *s, const struct run_options *o, struct err *e)
+/* *file becomes the session's. */
+static int restore(struct session *s, const struct run_options *o, struct mig_file **file,
+		   struct err *e)
+{
+	const struct session_restore_options how = {
+		.path = o->file, .file = *file, .params = o->file_params, .paused = o->paused};
+	int rc = session_restore(s, &how, e);
+
+	s->restore_or_end = true;
+	if (!rc)
+		*file = NULL;
+	return rc;
+}
+
+static int start(struct session *s, const struct run_options *o, struct mig_file **file,
+		 struct err *e)
 {
 	say_serial(s->machine);
+	if (o->file)
+		return restore(s, o, file, e);
 	if (o->uri)
 		return session_incoming(s, o->uri, e);
 	if (o->incoming)
@@ -157,10 +173,27 @@ static int start(struct session *s, const struct run_options *o, struct err *e)
 	return machine_resume(s->machine, e);
 }
 
-/* Returns the exit status. */
-static int run(const struct run_options *o, const sigset_t *signals, struct ctl_socket *sock,
-	       int kvm_fd)
+/* A saved guest brings its shape with it. */
+static int open_saved(struct run_options *o, struct mig_file **file, struct err *e)
 {
+	int rc = o->file ? mig_file_open(file, o->file, e) : 0;
+
+	if (!o->file || rc)
+		return rc;
+	if (!o->mem_given) {
+		o->mem_bytes = 0;
+		for (unsigned i = 0; i < (*file)->layout.n_blocks; i++)
+			o->mem_bytes += (*file)->layout.blocks[i].size_bytes;
+	}
+	if (!o->cpus_given)
+		o->n_cpus = (*file)->guest.n_cpus;
+	return 0;
+}
+
+/* Returns the exit status. */
+static int run(struct run_options *o, const sigset_t *signals, struct ctl_socket *sock, int kvm_fd)
+{
+	struct mig_file *file = NULL;
 	struct err e = ERR_INIT;
 	struct session s;
 	int rc, status;
@@ -170,7 +203,11 @@ static int run(const struct run_options *o, const sigset_t *signals, struct ctl_
 		(void)close(sock->fd);
 		return cli_failed(&e);
 	}
-	rc = create(&s, o, kvm_fd, &e);
+	rc = open_saved(o, &file, &e);
+	if (!rc)
+		rc = create(&s, o, kvm_fd, &e);
+	else if (kvm_fd >= 0)
+		(void)close(kvm_fd);
 	if (!rc && o->trace)
 		rc = trace_open(&s.trace, o->trace, &e);
 	if (!rc)
@@ -180,7 +217,8 @@ static int run(const struct run_options *o, const sigset_t *signals, struct ctl_
 	if (rc)
 		(void)close(sock->fd);
 	else
-		rc = start(&s, o, &e);
+		rc = start(&s, o, &file, &e);
+	mig_file_close(file);
 	status = rc ? failed(o, s.server != NULL, &e) : session_run(&s);
 	session_end(&s);
 	ctl_unlink(sock); /* before clients see the end: to them the name is free then */
@@ -215,7 +253,8 @@ static void block_signals(sigset_t *signals)
 static void help(void)
 {
 	(void)printf("usage: ferry run --kernel FILE [OPTION...]\n"
-		     "       ferry run --incoming tcp:HOST:PORT|unix:PATH|defer [OPTION...]\n\n"
+		     "       ferry run --incoming tcp:HOST:PORT|unix:PATH|file:PATH|defer "
+		     "[OPTION...]\n\n"
 		     "Run a guest, or wait for one that is migrated here. Options of the guest's\n"
 		     "shape (--mem, --cpus, devices) must be the same on both sides of a "
 		     "migration.\n\n");
@@ -225,13 +264,27 @@ static void help(void)
 		"a failure, 2 for wrong usage, 3 after a triple fault, 4 if KVM gave up on it.\n");
 }
 
+static int prepare_and_run(struct run_options *o)
+{
+	struct err e = ERR_INIT;
+	struct ctl_socket sock;
+	sigset_t signals;
+	int kvm_fd;
+
+	if (o->cpu_help) {
+		cpu_model_help(stdout);
+		return cli_finish(EXIT_OK);
+	}
+	block_signals(&signals);
+	if (prepare(o, &sock, &kvm_fd, &e))
+		return failed(o, false, &e);
+	return run(o, &signals, &sock, kvm_fd);
+}
+
 int cli_run(int argc, char *const *argv)
 {
 	struct err e = ERR_INIT;
 	struct run_options o;
-	struct ctl_socket sock;
-	sigset_t signals;
-	int kvm_fd;
 
 	if (run_options_parse(argc, argv, &o, &e))
 		return cli_usage_error("run", &e);
@@ -239,12 +292,23 @@ int cli_run(int argc, char *const *argv)
 		help();
 		return cli_finish(EXIT_OK);
 	}
-	if (o.cpu_help) {
-		cpu_model_help(stdout);
+	return prepare_and_run(&o);
+}
+
+int cli_restore(int argc, char *const *argv)
+{
+	struct err e = ERR_INIT;
+	struct run_options o;
+
+	if (restore_options_parse(argc, argv, &o, &e))
+		return cli_usage_error("restore", &e);
+	if (o.help) {
+		(void)printf(
+			"usage: ferry restore FILE [OPTION...]\n\nBring a saved guest back: as "
+			"ferry run --incoming file:FILE. It has the RAM and vCPUs that it was "
+			"saved\nwith; its devices must be given as it had them.\n\n");
+		run_options_help(stdout);
 		return cli_finish(EXIT_OK);
 	}
-	block_signals(&signals);
-	if (prepare(&o, &sock, &kvm_fd, &e))
-		return failed(&o, false, &e);
-	return run(&o, &signals, &sock, kvm_fd);
+	return prepare_and_run(&o);
 }

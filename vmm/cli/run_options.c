@@ -42,6 +42,8 @@ static int set_mem(void *out, const char *value, struct err *e)
 	struct run_options *o = out;
 	int rc = size_parse(value, &o->mem_bytes);
 
+	o->mem_given = true;
+
 	if (rc == -EINVAL)
 		return err_set(e, EINVAL, "expected a number with K, M, G or T, like 512M or 4G");
 	if (rc || o->mem_bytes > MEM_MAX_BYTES)
@@ -55,17 +57,6 @@ static int set_mem(void *out, const char *value, struct err *e)
 	if (o->mem_bytes % MEM_PAGE_BYTES)
 		return err_set(e, EINVAL, "the size must be a multiple of %lluK",
 			       MEM_PAGE_BYTES >> 10);
-	return 0;
-}
-
-static int set_dirty_ring(void *out, const char *value, struct err *e)
-{
-	uint64_t n;
-
-	if (number_parse(value, MACHINE_RING_MAX, &n) || n < MACHINE_RING_MIN || n & (n - 1))
-		return err_set(e, EINVAL, "expected a power of two from %d to %d", MACHINE_RING_MIN,
-			       MACHINE_RING_MAX);
-	((struct run_options *)out)->dirty_ring = (uint32_t)n;
 	return 0;
 }
 
@@ -83,6 +74,7 @@ static int set_cpus(void *out, const char *value, struct err *e)
 	if (number_parse(value, MACHINE_MAX_CPUS, &n) || n < 1)
 		return err_set(e, EINVAL, "expected a number from 1 to %d", MACHINE_MAX_CPUS);
 	((struct run_options *)out)->n_cpus = (unsigned)n;
+	((struct run_options *)out)->cpus_given = true;
 	return 0;
 }
 
@@ -178,6 +170,12 @@ static int set_virtio_cmdline(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_file(struct run_options *o, const char *path, struct err *e)
+{
+	o->incoming = true;
+	return set_text(&o->file, path, e);
+}
+
 static int set_incoming(void *out, const char *value, struct err *e)
 {
 	struct run_options *o = out;
@@ -186,10 +184,29 @@ static int set_incoming(void *out, const char *value, struct err *e)
 	o->incoming = true;
 	if (!strcmp(value, "defer"))
 		return 0;
+	if (mig_file_uri_path(value))
+		return set_file(o, mig_file_uri_path(value), e);
 	o->uri = value;
 	if (!strncmp(value, "tcp:", 4) || !strncmp(value, "unix:", 5))
 		return mig_uri_parse(value, &parsed, e);
-	return err_set(e, EINVAL, "expected tcp:HOST:PORT, unix:PATH or defer");
+	return err_set(e, EINVAL, "expected tcp:HOST:PORT, unix:PATH, file:PATH or defer");
+}
+
+static int set_direct_io(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->file_params.direct_io = true;
+	return 0;
+}
+
+static int set_threads(void *out, const char *value, struct err *e)
+{
+	uint64_t n;
+
+	if (number_parse(value, MIG_FILE_THREADS_MAX, &n) || n < 1)
+		return err_set(e, EINVAL, "expected a number from 1 to %d", MIG_FILE_THREADS_MAX);
+	((struct run_options *)out)->file_params.n_threads = (unsigned)n;
+	return 0;
 }
 
 static int set_debug_exit(void *out, const char *value, struct err *e)
@@ -230,9 +247,6 @@ static const struct opt run_table[] = {
 	{"cpus", "N", "virtual CPUs, 1 to 64 (default 1)", set_cpus},
 	{"cpu", "host|baseline[,-FEATURE][,+FEATURE]|help",
 	 "what processor the guest sees (default host); help lists names", set_cpu},
-	{"dirty-ring", "N",
-	 "learn of written pages by rings of N entries for each vCPU, not by KVM's log",
-	 set_dirty_ring},
 	{"name", "NAME", "the guest's name for the other commands (default vm-PID)", set_name},
 	{"control", "SOCK", "path of the control socket (default: see ferry(1))", set_control},
 	{"serial", "stdio|file:PATH|pty|unix:PATH|none", "the serial port (default stdio)",
@@ -247,8 +261,11 @@ static const struct opt run_table[] = {
 	{"virtio-cmdline", NULL,
 	 "tell kernels that are not Linux of the devices on their command line, too",
 	 set_virtio_cmdline},
-	{"incoming", "tcp:HOST:PORT|unix:PATH|defer",
-	 "wait for a guest that is migrated here (no HOST: 127.0.0.1)", set_incoming},
+	{"incoming", "tcp:HOST:PORT|unix:PATH|file:PATH|defer",
+	 "wait for a guest that is migrated here (no HOST: 127.0.0.1), or restore a saved one",
+	 set_incoming},
+	{"direct-io", NULL, "read a saved guest past the page cache", set_direct_io},
+	{"threads", "N", "threads that read a saved guest (default 2)", set_threads},
 	{"debug-exit", NULL, "a byte V written to port 0xf4 ends ferry with status 2*V+1",
 	 set_debug_exit},
 	{"trace", "FILE", "append what migrations do to a file, 100 lines a second (see ferry(1))",
@@ -263,17 +280,33 @@ void run_options_help(FILE *to)
 	opts_help(run_table, to);
 }
 
-int run_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e)
+/* max_args: 1 if the words name the file of a saved guest, else 0. */
+static int parse(int argc, char *const *argv, unsigned max_args, struct run_options *o,
+		 struct err *e)
 {
 	struct opts_args args;
 	int rc;
 
-	*o = (struct run_options){.mem_bytes = MEM_DEFAULT_BYTES, .n_cpus = 1};
+	*o = (struct run_options){.mem_bytes = MEM_DEFAULT_BYTES,
+				  .n_cpus = 1,
+				  .file_params = {.n_threads = MIG_FILE_THREADS_DEFAULT}};
 	(void)snprintf(o->name, sizeof(o->name), "vm-%d", (int)getpid());
-	rc = opts_parse(run_table, argc, argv, 0, o, &args, e);
+	rc = opts_parse(run_table, argc, argv, max_args, o, &args, e);
 	o->help = args.help;
-	if (rc || o->help || o->cpu_help)
+	if (rc || o->help || o->cpu_help || !max_args)
 		return rc;
+	if (args.n < 1)
+		return err_set(e, EINVAL, "which file? ferry restore FILE");
+	if (o->incoming || o->kernel)
+		return err_set(e, EINVAL,
+			       "--incoming and --kernel do not go with restore: the guest is in "
+			       "the file");
+	return set_file(o, args.arg[0], e);
+}
+
+/* What one option alone cannot tell. */
+static int check_together(struct run_options *o, struct err *e)
+{
 	if (!o->kernel && !o->incoming)
 		return err_set(e, EINVAL,
 			       "nothing to run: give --kernel FILE, or --incoming tcp:HOST:PORT to "
@@ -284,7 +317,7 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 			       "another place");
 	if (!o->serial)
 		o->serial = o->console && !strcmp(o->console, "stdio") ? "none" : "stdio";
-	if (o->paused && o->incoming)
+	if (o->paused && o->incoming && !o->file)
 		return err_set(e, EINVAL,
 			       "--paused does not go with --incoming: a guest arrives running or "
 			       "paused, as it was");
@@ -293,4 +326,18 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 			       "--mem must be a multiple of 2M with --mem-backend "
 			       "hugetlb");
 	return 0;
+}
+
+int run_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e)
+{
+	int rc = parse(argc, argv, 0, o, e);
+
+	return rc || o->help || o->cpu_help ? rc : check_together(o, e);
+}
+
+int restore_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e)
+{
+	int rc = parse(argc, argv, 1, o, e);
+
+	return rc || o->help || o->cpu_help ? rc : check_together(o, e);
 }

@@ -6,6 +6,7 @@
 #include "vmm/cli/device_options.h"
 #include "vmm/cli/options.h"
 #include "vmm/ctl/path.h"
+#include "migration/save.h"
 #include "vmm/machine.h"
 
 struct run_options {
@@ -15,7 +16,6 @@ struct run_options {
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
 	struct cpu_model cpu;
-	uint32_t dirty_ring; /* entries of each vCPU's; 0: not given */
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
 	const char *serial;  /* NULL: not given */
@@ -29,6 +29,9 @@ struct run_options {
 	bool incoming; /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
 	const char
 		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
+	const char *file;           /* the saved guest, if uri is file:PATH; NULL: it is not */
+	bool mem_given, cpus_given; /* if not: as the saved guest has them */
+	struct mig_file_params file_params;
 	bool debug_exit, paused;
 	const char *trace; /* NULL: none */
 	const char *user;  /* NULL: stay who we are */
@@ -36,6 +39,8 @@ struct run_options {
 
 /* argv[0..argc) are the words after "run"; *o points into them. -EINVAL with a message. */
 int run_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e);
+/* The same for the words after "restore": one of them is the file of a saved guest. */
+int restore_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e);
 void run_options_help(FILE *to);
 
 #endif

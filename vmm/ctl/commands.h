@@ -16,4 +16,7 @@ qmp_command_fn cmd_migrate, cmd_migrate_incoming, cmd_migrate_cancel, cmd_query_
 	cmd_set_parameters, cmd_query_parameters, cmd_set_capabilities, cmd_query_capabilities,
 	cmd_commit;
 
+/* That of session_file.c. */
+qmp_command_fn cmd_save;
+
 #endif

@@ -9,14 +9,29 @@ static const char *text_arg(const json_t *args, const char *name)
 	return json_string_value(json_object_get(args, name));
 }
 
+/* As QMP's users know it: the guest is paused at the end, and may go on. */
+static int save_to_file(struct session *s, const char *path, struct err *e)
+{
+	const struct session_save_options o = {.file = s->file_params};
+
+	if (!s->caps.mapped_ram)
+		return err_set(e, EINVAL,
+			       "a file is written with the capability mapped-ram only: switch it "
+			       "on with migrate-set-capabilities");
+	return session_save(s, path, &o, e);
+}
+
 int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
 	struct mig_params params = s->params;
 	struct free_ranges free = {.n = 0};
+	const char *path = mig_file_uri_path(text_arg(args, "uri"));
 	int rc = migrate_params_set(&params, args, e);
 
 	(void)ret; /* "detach" changes nothing: the command never waits */
+	if (!rc && path)
+		return save_to_file(s, path, e);
 	if (!rc)
 		rc = migrate_free_ranges(&free, machine_mem(s->machine),
 					 json_object_get(args, "x-ferry-free-pages"), e);
@@ -25,7 +40,13 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 
 int cmd_migrate_incoming(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
+	struct session *s = ctx;
+	const struct session_restore_options o = {.path = mig_file_uri_path(text_arg(args, "uri")),
+						  .params = s->file_params};
+
 	(void)ret;
+	if (o.path)
+		return session_restore(s, &o, e);
 	return session_incoming(ctx, text_arg(args, "uri"), e);
 }
 
@@ -42,9 +63,15 @@ int cmd_query_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e
 	struct mig_status st;
 
 	(void)args, (void)e;
-	if (s->source) {
+	if (s->save) {
+		mig_save_status(s->save, &st);
+		*ret = migrate_info_json(&st, true, s->source_uri);
+	} else if (s->source) {
 		mig_source_status(s->source, &st);
 		*ret = migrate_info_json(&st, true, s->source_uri);
+	} else if (s->restore) {
+		mig_restore_status(s->restore, &st);
+		*ret = migrate_info_json(&st, false, s->dest_uri);
 	} else if (s->dest) {
 		mig_dest_status(s->dest, &st);
 		*ret = migrate_info_json(&st, false, mig_dest_uri(s->dest));
@@ -57,10 +84,15 @@ int cmd_query_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e
 int cmd_set_parameters(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
-	int rc = migrate_params_set(&s->params, args, e);
+	struct mig_file_params file = s->file_params;
+	int rc = migrate_file_params_set(&file, args, e);
 
 	(void)ret;
-	if (!rc && session_migrating(s))
+	if (!rc)
+		rc = migrate_params_set(&s->params, args, e);
+	if (!rc)
+		s->file_params = file;
+	if (!rc && s->source && session_migrating(s))
 		mig_source_set_params(s->source, &s->params);
 	return rc;
 }
@@ -69,20 +101,24 @@ int cmd_query_parameters(void *ctx, const json_t *args, json_t **ret, struct err
 {
 	(void)args, (void)e;
 	*ret = migrate_params_json(&((struct session *)ctx)->params);
+	if (*ret && migrate_file_params_json(&((struct session *)ctx)->file_params, *ret)) {
+		json_decref(*ret);
+		*ret = NULL;
+	}
 	return *ret ? 0 : -ENOMEM;
 }
 
 int cmd_set_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	(void)ret;
-	return migrate_caps_set(&((struct session *)ctx)->migration_events,
+	return migrate_caps_set(&((struct session *)ctx)->caps,
 				json_object_get(args, "capabilities"), e);
 }
 
 int cmd_query_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	(void)args, (void)e;
-	*ret = migrate_caps_json(((struct session *)ctx)->migration_events);
+	*ret = migrate_caps_json(&((struct session *)ctx)->caps);
 	return *ret ? 0 : -ENOMEM;
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,7 +202,6 @@ static const char *const absent_caps[] = {
 	"postcopy-preempt",
 	"switchover-ack",
 	"dirty-limit",
-	"mapped-ram",
 };
 
 static bool is_absent_cap(const char *name)
@@ -212,17 +212,38 @@ static bool is_absent_cap(const char *name)
 	return false;
 }
 
-static int set_cap(bool *events, const json_t *item, struct err *e)
+/* Those that are there. */
+static const struct {
+	const char *name;
+	size_t offset; /* of its bool in struct migrate_caps */
+} caps_table[] = {
+	{"events", offsetof(struct migrate_caps, events)},
+	{"mapped-ram", offsetof(struct migrate_caps, mapped_ram)},
+};
+
+#define N_CAPS (sizeof(caps_table) / sizeof(caps_table[0]))
+
+static bool *find_cap(struct migrate_caps *caps, const char *name)
+{
+	for (size_t i = 0; i < N_CAPS; i++)
+		if (!strcmp(name, caps_table[i].name))
+			return (bool *)((char *)caps + caps_table[i].offset);
+	return NULL;
+}
+
+static int set_cap(struct migrate_caps *caps, const json_t *item, struct err *e)
 {
 	const char *name = json_string_value(json_object_get(item, "capability"));
 	const json_t *state = json_object_get(item, "state");
+	bool *cap;
 
 	if (!name || !json_is_boolean(state) || json_object_size(item) != 2)
 		return err_set(e, EINVAL,
 			       "each item of 'capabilities' must be an object with 'capability', a "
 			       "string, and 'state', true or false");
-	if (!strcmp(name, "events")) {
-		*events = json_is_true(state);
+	cap = find_cap(caps, name);
+	if (cap) {
+		*cap = json_is_true(state);
 		return 0;
 	}
 	if (!is_absent_cap(name))
@@ -258,9 +279,9 @@ int migrate_free_ranges(struct free_ranges *f, const struct mem *mem, const json
 	return 0;
 }
 
-int migrate_caps_set(bool *events, const json_t *list, struct err *e)
+int migrate_caps_set(struct migrate_caps *caps, const json_t *list, struct err *e)
 {
-	bool new = *events;
+	struct migrate_caps new = *caps;
 	const json_t *item;
 	size_t i;
 	int rc;
@@ -271,13 +292,25 @@ int migrate_caps_set(bool *events, const json_t *list, struct err *e)
 		if (rc)
 			return rc;
 	}
-	*events = new;
+	*caps = new;
 	return 0;
 }
 
-json_t *migrate_caps_json(bool events)
+json_t *migrate_caps_json(const struct migrate_caps *caps)
 {
-	return json_pack("[{s:s,s:b}]", "capability", "events", "state", events);
+	struct migrate_caps copy = *caps;
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < N_CAPS; i++) {
+		const char *name = caps_table[i].name;
+
+		if (json_array_append_new(list, json_pack("{s:s,s:b}", "capability", name, "state",
+							  (int)*find_cap(&copy, name)))) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
 }
 
 /* ---- the token of an undecided handover ---- */

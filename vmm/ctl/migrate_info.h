@@ -26,12 +26,18 @@ json_t *migrate_params_json(const struct mig_params *p);
  */
 int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e);
 
+/* What can be switched on and off. */
+struct migrate_caps {
+	bool events;
+	bool mapped_ram; /* file: addresses need it */
+};
+
 /*
- * migrate-set-capabilities: a list of {capability, state}. Only `events` can be switched on; others
- * that exist elsewhere may be switched off, and are refused by name otherwise.
+ * migrate-set-capabilities: a list of {capability, state}. Capabilities that exist elsewhere may be
+ * switched off, and are refused by name otherwise.
  */
-int migrate_caps_set(bool *events, const json_t *list, struct err *e);
-json_t *migrate_caps_json(bool events);
+int migrate_caps_set(struct migrate_caps *caps, const json_t *list, struct err *e);
+json_t *migrate_caps_json(const struct migrate_caps *caps);
 
 /*
  * The argument x-ferry-free-pages of migrate, a list of {gpa, bytes}, appended to *f; NULL is an

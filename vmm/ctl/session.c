@@ -13,7 +13,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "vmm/ctl/commands.h"
-#include "vmm/ctl/migrate_info.h"
 
 #define QUIT_WAIT_MS 10000
 #define QUIT_TICK_MS 50
@@ -39,7 +38,7 @@ static void tell(struct session *s, const char *name, json_t *data)
 
 static void tell_migration(struct session *s, const struct mig_event *ev)
 {
-	if (!s->migration_events)
+	if (!s->caps.events)
 		return;
 	if (ev->kind == MIG_EVENT_PASS)
 		tell(s, "MIGRATION_PASS", json_pack("{s:o}", "pass", qmp_uint(ev->pass)));
@@ -51,13 +50,24 @@ static void tell_migration(struct session *s, const struct mig_event *ev)
 
 bool session_migrating(struct session *s)
 {
-	return s->source && !mig_source_ended(s->source);
+	return (s->source && !mig_source_ended(s->source)) || (s->save && !mig_save_ended(s->save));
 }
 
 void session_cancel(struct session *s)
 {
-	if (session_migrating(s))
+	if (s->source && session_migrating(s))
 		mig_source_cancel(s->source);
+	if (s->save)
+		mig_save_cancel(s->save);
+}
+
+void session_forget_outgoing(struct session *s)
+{
+	trace_end(s->trace);
+	mig_source_free(s->source);
+	s->source = NULL;
+	mig_save_free(s->save);
+	s->save = NULL;
 }
 
 static void on_quit_timer(void *ctx, uint32_t events)
@@ -93,7 +103,7 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
 	tell(s, "SHUTDOWN", json_pack("{s:b,s:s}", "guest", by_guest, "reason", reason));
 	if (session_migrating(s)) {
 		log_info("cancelling the migration first");
-		mig_source_cancel(s->source);
+		session_cancel(s);
 		if (!start_quit_timer(s))
 			return;
 	}
@@ -168,6 +178,8 @@ static void source_said(struct session *s, enum mig_state state)
 	struct mig_status st;
 	char token[MIGRATE_TOKEN_BYTES];
 
+	if (s->save)
+		session_save_said(s, state);
 	if (!s->source)
 		return;
 	mig_source_status(s->source, &st);
@@ -185,14 +197,14 @@ static void source_said(struct session *s, enum mig_state state)
 			 "'ferry cont NAME --token %s' there",
 			 s->source_uri, token);
 	}
-	if (s->quitting && mig_source_ended(s->source))
-		loop_quit(s->loop);
 }
 
 static void dest_said(struct session *s, enum mig_state state)
 {
 	struct mig_status st;
 
+	if (s->restore)
+		session_restore_said(s, state);
 	if (!s->dest)
 		return;
 	mig_dest_status(s->dest, &st);
@@ -216,10 +228,13 @@ static void handle_event(struct session *s, const struct session_event *ev)
 	tell_migration(s, &ev->migration);
 	if (ev->migration.kind != MIG_EVENT_STATE)
 		return;
-	if (ev->from == FROM_SOURCE)
+	if (ev->from == FROM_SOURCE) {
 		source_said(s, ev->migration.state);
-	else
+		if (s->quitting && !session_migrating(s))
+			loop_quit(s->loop);
+	} else {
 		dest_said(s, ev->migration.state);
+	}
 }
 
 static struct session_event *take_event(struct session *s)
@@ -279,12 +294,12 @@ void session_on_machine(void *ctx, enum machine_event_kind kind)
 	put_event(s, (struct session_event){.from = FROM_MACHINE, .machine = kind});
 }
 
-static void on_source(void *ctx, const struct mig_event *ev)
+void session_on_outgoing(void *ctx, const struct mig_event *ev)
 {
 	put_event(ctx, (struct session_event){.from = FROM_SOURCE, .migration = *ev});
 }
 
-static void on_dest(void *ctx, const struct mig_event *ev)
+void session_on_incoming(void *ctx, const struct mig_event *ev)
 {
 	put_event(ctx, (struct session_event){.from = FROM_DEST, .migration = *ev});
 }
@@ -311,11 +326,12 @@ static bool is_local(const char *text)
 	       !strcmp(u.host, "::1");
 }
 
-/* Can the guest be sent away now? */
-static int check_movable(struct session *s, struct err *e)
+int session_check_movable(struct session *s, struct err *e)
 {
 	enum run_state state = machine_state(s->machine);
 
+	if (s->quitting)
+		return err_set(e, EPERM, "this process is about to end");
 	if (session_migrating(s))
 		return err_set(e, EBUSY,
 			       "a migration is under way already: wait for it, or cancel it first");
@@ -362,17 +378,14 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		    const struct free_ranges *free, struct err *e)
 {
 	struct mig_source *new;
-	int rc = s->quitting ? err_set(e, EPERM, "this process is about to end")
-			     : check_movable(s, e);
+	int rc = session_check_movable(s, e);
 
 	if (!rc)
 		rc = check_uri(uri, e);
 	if (rc)
 		return rc;
 	/* The old one has ended; its configuration must outlive it. */
-	trace_end(s->trace);
-	mig_source_free(s->source);
-	s->source = NULL;
+	session_forget_outgoing(s);
 	memcpy(s->source_uri, uri, strlen(uri) + 1);
 	s->source_cfg = (struct mig_source_config){
 		.uri = s->source_uri,
@@ -383,7 +396,7 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		.free_sources = s->free_sources,
 		.n_free_sources = free_sources(s, free),
 		.params = *params,
-		.on_event = on_source,
+		.on_event = session_on_outgoing,
 		.event_ctx = s,
 	};
 	rc = mig_source_start(&new, &s->source_cfg, e);
@@ -405,18 +418,22 @@ int session_incoming(struct session *s, const char *uri, struct err *e)
 	if (machine_state(s->machine) != RUN_INMIGRATE)
 		return err_set(e, EPERM,
 			       "this process does not wait for a guest: start one with --incoming");
+	if (s->restore && !mig_restore_ended(s->restore))
+		return err_set(e, EBUSY, "a guest is being restored from %s", s->dest_uri);
 	if (s->dest)
 		return err_set(e, EBUSY, "this process waits for a guest at %s already",
 			       mig_dest_uri(s->dest));
 	rc = check_uri(uri, e);
 	if (rc)
 		return rc;
+	mig_restore_free(s->restore);
+	s->restore = NULL;
 	memcpy(s->dest_uri, uri, strlen(uri) + 1);
 	s->dest_cfg = (struct mig_dest_config){
 		.uri = s->dest_uri,
 		.mem = machine_mem(s->machine),
 		.machine = machine_migration_view(s->machine),
-		.on_event = on_dest,
+		.on_event = session_on_incoming,
 		.event_ctx = s,
 	};
 	rc = mig_dest_start(&new, &s->dest_cfg, e);
@@ -482,6 +499,7 @@ int session_init(struct session *s, const char *name, struct err *e)
 		.balloon_timer_fd = -1,
 		.params = {.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
 			   .downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT},
+		.file_params = {.n_threads = MIG_FILE_THREADS_DEFAULT},
 	};
 	s->events_end = &s->events;
 	rc = loop_new(&s->loop);
@@ -498,10 +516,11 @@ void session_end(struct session *s)
 		handle_events(s, 0);
 	trace_close(s->trace);
 	s->trace = NULL;
-	mig_source_free(s->source);
-	s->source = NULL;
+	session_forget_outgoing(s);
 	mig_dest_free(s->dest);
 	s->dest = NULL;
+	mig_restore_free(s->restore);
+	s->restore = NULL;
 	machine_free(s->machine);
 	s->machine = NULL;
 }

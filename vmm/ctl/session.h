@@ -21,7 +21,9 @@
 
 #include "base/loop.h"
 #include "migration/migration.h"
+#include "migration/restore.h"
 #include "migration/uri.h"
+#include "vmm/ctl/migrate_info.h"
 #include "vmm/ctl/server.h"
 #include "vmm/free_ranges.h"
 #include "vmm/machine.h"
@@ -39,7 +41,7 @@ struct session {
 	struct trace *trace; /* --trace; NULL = none */
 	/* migrations: the latest one away, and the one that brought (or will bring) the guest */
 	struct mig_params params;
-	bool migration_events; /* the capability "events" */
+	struct migrate_caps caps;
 	struct mig_source *source;
 	struct mig_source_config source_cfg;
 	struct free_ranges free_ranges; /* of the latest migration away */
@@ -49,6 +51,13 @@ struct session {
 	struct mig_dest *dest;
 	struct mig_dest_config dest_cfg;
 	char dest_uri[MIG_URI_BYTES];
+	/* session_file.c: of these and the two above only the latest in each direction exists */
+	struct mig_file_params file_params;
+	struct mig_save *save;
+	struct mig_save_config save_cfg;
+	struct mig_restore *restore;
+	struct mig_restore_config restore_cfg;
+	bool restore_or_end; /* without the guest there is nothing to stay for */
 	/* balloon_commands.c: no more than one event a second */
 	int balloon_timer_fd;
 	bool balloon_waits, balloon_again;
@@ -102,8 +111,45 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
 int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
 		    const struct free_ranges *free, struct err *e);
 int session_incoming(struct session *s, const char *uri, struct err *e);
+/* Can the guest be sent away, or saved, now? -EBUSY, -EPERM with the reason. */
+int session_check_movable(struct session *s, struct err *e);
+/* End and free what was sent away, or saved, before. */
+void session_forget_outgoing(struct session *s);
 /* Nothing under way: nothing to do. */
 void session_cancel(struct session *s);
 bool session_migrating(struct session *s);
+
+/* ---- session_file.c ---- */
+
+struct session_save_options {
+	struct mig_file_params file;
+	bool go_on; /* the guest goes on afterwards, if it ran; else it stays paused */
+};
+
+/* As session_migrate(), to a file of this path. */
+int session_save(struct session *s, const char *path, const struct session_save_options *o,
+		 struct err *e);
+
+struct session_restore_options {
+	const char *path;
+	struct mig_file *file; /* the same, opened (ours on success), or NULL */
+	struct mig_file_params params;
+	bool paused; /* do not run the guest, whatever it did when it was saved */
+};
+
+/* Bring the guest in a file here. */
+int session_restore(struct session *s, const struct session_restore_options *o, struct err *e);
+/* A restore has changed its state. */
+void session_restore_said(struct session *s, enum mig_state state);
+void session_save_said(struct session *s, enum mig_state state);
+
+/* The engine's callbacks (ctx = the session), any thread. */
+void session_on_outgoing(void *ctx, const struct mig_event *ev);
+void session_on_incoming(void *ctx, const struct mig_event *ev);
+
+/* multifd-channels and direct-io, out of args into *p, which an error leaves as it was. */
+int migrate_file_params_set(struct mig_file_params *p, const json_t *args, struct err *e);
+/* The same, added to an object. -ENOMEM. */
+int migrate_file_params_json(const struct mig_file_params *p, json_t *to);
 
 #endif

@@ -79,19 +79,13 @@ static void fill_state(struct synth *s)
 /* ---- counting, delays, faults ---- */
 
 static const char *const call_names[SYNTH_CALLS] = {
-	[SYNTH_ADMIT] = "admit",
-	[SYNTH_START] = "start",
-	[SYNTH_HARVEST] = "harvest",
-	[SYNTH_PROTECT] = "protect",
-	[SYNTH_STOP] = "stop",
-	[SYNTH_PAUSE] = "pause",
-	[SYNTH_RESUME] = "resume",
-	[SYNTH_COLLECT] = "collect",
-	[SYNTH_GIVEN_AWAY] = "given_away",
-	[SYNTH_APPLY] = "apply",
-	[SYNTH_TAKEN_OVER] = "taken_over",
-	[SYNTH_REHEARSE] = "rehearse",
-	[SYNTH_REHEARSE_APPLY] = "rehearse_apply",
+	[SYNTH_ADMIT] = "admit",       [SYNTH_START] = "start",
+	[SYNTH_HARVEST] = "harvest",   [SYNTH_PROTECT] = "protect",
+	[SYNTH_STOP] = "stop",         [SYNTH_PAUSE] = "pause",
+	[SYNTH_RESUME] = "resume",     [SYNTH_STAY] = "stay",
+	[SYNTH_COLLECT] = "collect",   [SYNTH_GIVEN_AWAY] = "given_away",
+	[SYNTH_APPLY] = "apply",       [SYNTH_TAKEN_OVER] = "taken_over",
+	[SYNTH_REHEARSE] = "rehearse", [SYNTH_REHEARSE_APPLY] = "rehearse_apply",
 };
 
 /* As long as this call takes; returns how long that was. */
@@ -268,6 +262,17 @@ static int machine_resume(void *ctx, struct err *e)
 	return 0;
 }
 
+static int machine_stay(void *ctx, struct err *e)
+{
+	struct synth *s = ctx;
+	int rc = enter(s, SYNTH_STAY, e);
+
+	pthread_mutex_lock(&s->lock);
+	rule(s->guest, !s->running, "a running guest was told to stay paused");
+	pthread_mutex_unlock(&s->lock);
+	return rc;
+}
+
 static const char *machine_fate(void *ctx)
 {
 	struct synth *s = ctx;
@@ -390,6 +395,7 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 					  .admit = machine_admit,
 					  .pause = machine_pause,
 					  .resume = machine_resume,
+					  .stay = machine_stay,
 					  .fate = machine_fate,
 					  .collect = machine_collect,
 					  .given_away = machine_given_away,

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The pages of a saved guest: into RAM, or only looked at. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "mem/bits.h"
+#include "mem/page.h"
+#include "migration/file.h"
+#include "migration/file_io.h"
+
+struct loading {
+	const struct mig_file *file;
+	struct mem *mem; /* NULL: only looked at, in buffers */
+	uint8_t **buffers;
+	struct mig_file_progress *progress;
+};
+
+static void count(struct loading *l, const struct mig_file_extent *x, uint64_t present)
+{
+	if (!l->progress)
+		return;
+	atomic_fetch_add(&l->progress->bytes, present * MEM_PAGE_BYTES);
+	atomic_fetch_add(&l->progress->normal_pages, present);
+	atomic_fetch_add(&l->progress->zero_pages, x->n - present);
+	atomic_fetch_add(&l->progress->done_pages, x->n);
+}
+
+/* Is the sum of the extent's pages right? `at` is where its first page has been read to. */
+static int check_sum(const struct loading *l, const struct mig_file_extent *x, const uint8_t *at,
+		     uint64_t *present, struct err *e)
+{
+	const struct mig_file_block *b = &l->file->layout.blocks[x->block];
+	const uint64_t *map = l->file->present[x->block];
+	uint64_t sum = 0, n = 0;
+
+	for (uint64_t p = x->first; p < x->first + x->n; p++) {
+		if (bits_test(map, p)) {
+			sum += page_sum_at(at + (p - x->first) * MEM_PAGE_BYTES, p);
+			n++;
+		}
+	}
+	*present = n;
+	if (sum == l->file->sums[x->block][x->first / MIG_FILE_EXTENT_PAGES])
+		return 0;
+	return err_set(e, EBADMSG,
+		       "%s: the RAM is damaged: pages %" PRIu64 " to %" PRIu64
+		       " of %s (bytes %" PRIu64 " to %" PRIu64 ") do not match their checksum",
+		       l->file->path, x->first, x->first + x->n - 1, b->name,
+		       mig_file_page_offset(b, x->first),
+		       mig_file_page_offset(b, x->first + x->n) - 1);
+}
+
+/* ---- into RAM ---- */
+
+static int load_begin(void *ctx, struct mig_file_worker *w, const struct mig_file_extent *x,
+		      struct err *e)
+{
+	struct loading *l = ctx;
+	const uint64_t *map = l->file->present[x->block];
+	uint64_t end = x->first + x->n, p = bits_next_set(map, end, x->first);
+	uint8_t *hva = l->mem->blocks[x->block].hva;
+
+	while (p < end) {
+		uint64_t stop = bits_next_clear(map, end, p);
+		int rc = mig_file_submit(w, p, stop - p, hva + p * MEM_PAGE_BYTES, e);
+
+		if (rc)
+			return rc;
+		p = bits_next_set(map, end, stop);
+	}
+	return 0;
+}
+
+static int load_finish(void *ctx, const struct mig_file_extent *x, struct err *e)
+{
+	struct loading *l = ctx;
+	const uint8_t *at = l->mem->blocks[x->block].hva + x->first * MEM_PAGE_BYTES;
+	uint64_t present;
+	int rc = check_sum(l, x, at, &present, e);
+
+	if (!rc)
+		count(l, x, present);
+	return rc;
+}
+
+/* ---- only looked at ---- */
+
+static bool is_hole(const struct loading *l, const struct mig_file_extent *x)
+{
+	const struct mig_file_block *b = &l->file->layout.blocks[x->block];
+	off_t at = lseek(l->file->fd, (off_t)mig_file_page_offset(b, x->first), SEEK_DATA);
+
+	/* Behind the pages there is the tail, so there is data: an error tells nothing. */
+	return at >= 0 && (uint64_t)at >= mig_file_page_offset(b, x->first + x->n);
+}
+
+static int verify_begin(void *ctx, struct mig_file_worker *w, const struct mig_file_extent *x,
+			struct err *e)
+{
+	const size_t bytes = MIG_FILE_EXTENT_PAGES * MEM_PAGE_BYTES;
+	struct loading *l = ctx;
+	uint8_t **buffer = &l->buffers[x->lane];
+
+	if (!*buffer) {
+		*buffer = aligned_alloc(MEM_PAGE_BYTES, bytes);
+		if (!*buffer)
+			return err_set(e, ENOMEM, "out of memory");
+	}
+	if (is_hole(l, x)) {
+		memset(*buffer, 0, bytes);
+		return 0;
+	}
+	return mig_file_submit(w, x->first, x->n, *buffer, e);
+}
+
+static int verify_finish(void *ctx, const struct mig_file_extent *x, struct err *e)
+{
+	struct loading *l = ctx;
+	const struct mig_file_block *b = &l->file->layout.blocks[x->block];
+	const uint64_t *map = l->file->present[x->block];
+	const uint8_t *at = l->buffers[x->lane];
+	uint64_t present;
+	int rc = check_sum(l, x, at, &present, e);
+
+	for (uint64_t p = x->first; !rc && p < x->first + x->n; p++) {
+		if (!bits_test(map, p) && !page_is_zero(at + (p - x->first) * MEM_PAGE_BYTES))
+			rc = err_set(e, EBADMSG,
+				     "%s: page %" PRIu64 " of %s should not be there, but its "
+				     "place (byte %" PRIu64 ") is not empty",
+				     l->file->path, p, b->name, mig_file_page_offset(b, p));
+	}
+	if (!rc)
+		count(l, x, present);
+	return rc;
+}
+
+/* ---- both ---- */
+
+/* A descriptor for the pages: a second one when it is to pass the cache. */
+static int open_pages(const struct mig_file *f, bool direct, int *fd, struct err *e)
+{
+	char name[32];
+
+	*fd = f->fd;
+	if (!direct)
+		return 0;
+	(void)snprintf(name, sizeof(name), "/proc/self/fd/%d", f->fd);
+	*fd = open(name, O_RDONLY | O_CLOEXEC | O_DIRECT);
+	if (*fd < 0)
+		return err_sys(e, errno, "%s: direct I/O is not possible here", f->path);
+	return 0;
+}
+
+static int run(const struct mig_file *f, const struct mig_file_load *how, struct mig_file_job *job,
+	       struct err *e)
+{
+	int fd, rc = open_pages(f, how->direct, &fd, e);
+
+	if (rc)
+		return rc;
+	job->layout = &f->layout;
+	job->fd = fd;
+	job->n_threads = how->n_threads;
+	job->stop = how->stop;
+	rc = mig_file_run(job, e);
+	if (fd != f->fd)
+		(void)close(fd);
+	return rc;
+}
+
+int mig_file_load(const struct mig_file *f, struct mem *mem, const struct mig_file_load *how,
+		  struct err *e)
+{
+	struct loading l = {.file = f, .mem = mem, .progress = how->progress};
+	struct mig_file_job job = {.begin = load_begin, .finish = load_finish, .ctx = &l};
+
+	return run(f, how, &job, e);
+}
+
+int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, struct err *e)
+{
+	unsigned lanes = how->n_threads * MIG_FILE_LANES;
+	struct loading l = {.file = f, .progress = how->progress};
+	struct mig_file_job job = {.begin = verify_begin, .finish = verify_finish, .ctx = &l};
+	int rc;
+
+	l.buffers = calloc(lanes, sizeof(*l.buffers));
+	if (!l.buffers)
+		return err_set(e, ENOMEM, "out of memory");
+	rc = run(f, how, &job, e);
+	for (unsigned i = 0; i < lanes; i++)
+		free(l.buffers[i]);
+	free(l.buffers);
+	return rc;
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/file_save.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <xxhash.h>
+
+#include "mem/bits.h"
+#include "mem/page.h"
+#include "migration/file_io.h"
+
+int mig_file_save_init(struct mig_file_save *f, const struct mem *mem, int fd,
+		       const struct mig_file_params *params, struct mig_stop *stop, struct err *e)
+{
+	f->mem = mem;
+	f->fd = fd;
+	f->params = *params;
+	f->stop = stop;
+	mig_file_layout(&f->layout, mem);
+	for (unsigned b = 0; b < f->layout.n_blocks; b++) {
+		uint64_t n = f->layout.blocks[b].n_pages;
+
+		f->present[b] = calloc(bits_words(n), sizeof(uint64_t));
+		f->page_sums[b] = calloc(n, sizeof(uint64_t));
+		if (!f->present[b] || !f->page_sums[b])
+			return err_set(e, ENOMEM, "out of memory for the pages' checksums");
+	}
+	/* Its places exist before anything is in them: no write makes the file longer. */
+	if (ftruncate(fd, (off_t)f->layout.tail_offset))
+		return err_sys(e, errno, "cannot make a file of %" PRIu64 " MiB",
+			       f->layout.tail_offset >> 20);
+	return 0;
+}
+
+void mig_file_save_free(struct mig_file_save *f)
+{
+	for (unsigned b = 0; b < MEM_MAX_BLOCKS; b++) {
+		free(f->present[b]);
+		free(f->page_sums[b]);
+		f->present[b] = f->page_sums[b] = NULL;
+	}
+}
+
+/* ---- pages ---- */
+
+/* A hole is not even looked at: that would allocate it. */
+static bool is_zero(const struct mem_block *b, uint64_t page, uint64_t *hole_end, bool *hole)
+{
+	if (b->fd >= 0 && page >= *hole_end)
+		*hole = mem_hole(b, page, hole_end);
+	return *hole || page_is_zero(b->hva + page * MEM_PAGE_BYTES);
+}
+
+static int write_begin(void *ctx, struct mig_file_worker *w, const struct mig_file_extent *x,
+		       struct err *e)
+{
+	struct mig_file_save *f = ctx;
+	const struct mem_block *b = &f->mem->blocks[x->block];
+	uint64_t run = 0, n = 0, hole_end = 0, end = x->first + x->n;
+	bool hole = false;
+	int rc = 0;
+
+	for (uint64_t p = x->first; p < end && !rc; p++) {
+		if (is_zero(b, p, &hole_end, &hole)) {
+			if (run)
+				rc = mig_file_submit(w, p - run, run,
+						     b->hva + (p - run) * MEM_PAGE_BYTES, e);
+			run = 0;
+			continue;
+		}
+		bits_set(f->present[x->block], p);
+		f->page_sums[x->block][p] = page_sum_at(b->hva + p * MEM_PAGE_BYTES, p);
+		run++;
+		n++;
+	}
+	if (run && !rc)
+		rc = mig_file_submit(w, end - run, run, b->hva + (end - run) * MEM_PAGE_BYTES, e);
+	atomic_fetch_add(&f->progress.normal_pages, n);
+	atomic_fetch_add(&f->progress.zero_pages, x->n - n);
+	return rc;
+}
+
+static int write_finish(void *ctx, const struct mig_file_extent *x, struct err *e)
+{
+	struct mig_file_save *f = ctx;
+	uint64_t first_word = x->first / 64;
+
+	(void)e;
+	atomic_fetch_add(&f->progress.bytes,
+			 bits_count(f->present[x->block] + first_word, bits_words(x->n)) *
+				 MEM_PAGE_BYTES);
+	atomic_fetch_add(&f->progress.done_pages, x->n);
+	return 0;
+}
+
+int mig_file_save_pages(struct mig_file_save *f, struct err *e)
+{
+	const struct mig_file_job job = {.layout = &f->layout,
+					 .fd = f->fd,
+					 .write = true,
+					 .n_threads = f->params.n_threads,
+					 .stop = f->stop,
+					 .begin = write_begin,
+					 .finish = write_finish,
+					 .ctx = f};
+
+	return mig_file_run(&job, e);
+}
+
+/* ---- the rest ---- */
+
+static int write_at(const struct mig_file_save *f, uint64_t at, const uint8_t *from, size_t len,
+		    struct err *e)
+{
+	while (len) {
+		ssize_t n = pwrite(f->fd, from, len, (off_t)at);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return err_sys(e, n ? errno : ENOSPC, "cannot write the guest's state");
+		from += n;
+		at += (uint64_t)n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+/* What describes block b, from its start to its pages. NULL without memory. */
+static uint8_t *make_head(const struct mig_file_save *f, unsigned b)
+{
+	const struct mig_file_block *at = &f->layout.blocks[b];
+	uint8_t *bytes = calloc(1, at->pages_offset - at->start);
+	struct wbuf w;
+
+	wbuf_init(&w, ORDER_BIG, MIG_FILE_ALIGN_BYTES);
+	mig_file_put_head(&w, &f->layout, b);
+	if (bytes && !wbuf_error(&w)) {
+		memcpy(bytes, w.data, w.len);
+		/* Words of this machine, which is little-endian: bit i is in byte i / 8. */
+		memcpy(bytes + (at->bitmap_offset - at->start), f->present[b], at->bitmap_bytes);
+	} else {
+		free(bytes);
+		bytes = NULL;
+	}
+	wbuf_free(&w);
+	return bytes;
+}
+
+static int make_sums(const struct mig_file_save *f, uint64_t *sums[MEM_MAX_BLOCKS])
+{
+	for (unsigned b = 0; b < f->layout.n_blocks; b++) {
+		const struct mig_file_block *at = &f->layout.blocks[b];
+
+		sums[b] = calloc(mig_file_n_extents(at), sizeof(uint64_t));
+		if (!sums[b])
+			return -ENOMEM;
+		for (uint64_t p = 0; p < at->n_pages; p++)
+			sums[b][p / MIG_FILE_EXTENT_PAGES] += f->page_sums[b][p];
+	}
+	return 0;
+}
+
+/* The heads go into the checksum first; the tail gets it at its end. */
+static int finish_tail(struct wbuf *tail, uint8_t *const *heads, const struct mig_file_layout *l)
+{
+	XXH3_state_t *sum = XXH3_createState();
+
+	if (!sum)
+		return -ENOMEM;
+	(void)XXH3_64bits_reset(sum);
+	for (unsigned b = 0; b < l->n_blocks; b++)
+		(void)XXH3_64bits_update(sum, heads[b],
+					 l->blocks[b].pages_offset - l->blocks[b].start);
+	(void)XXH3_64bits_update(sum, tail->data, tail->len);
+	put_fmt(tail, "%016" PRIx64 MIG_FILE_END, (uint64_t)XXH3_64bits_digest(sum));
+	(void)XXH3_freeState(sum);
+	return wbuf_error(tail);
+}
+
+static int write_all(const struct mig_file_save *f, const struct wbuf *tail, uint8_t *const *heads,
+		     struct err *e)
+{
+	const struct mig_file_layout *l = &f->layout;
+	int rc = write_at(f, l->tail_offset, tail->data, tail->len, e);
+
+	for (unsigned b = l->n_blocks; b-- && !rc;)
+		rc = write_at(f, l->blocks[b].start, heads[b],
+			      l->blocks[b].pages_offset - l->blocks[b].start, e);
+	return rc;
+}
+
+int mig_file_save_rest(struct mig_file_save *f, const struct mig_file_guest *guest,
+		       const struct mig_machine *machine, struct err *e)
+{
+	uint64_t *sums[MEM_MAX_BLOCKS] = {NULL};
+	uint8_t *heads[MEM_MAX_BLOCKS] = {NULL};
+	struct wbuf tail;
+	int rc = make_sums(f, sums);
+
+	wbuf_init(&tail, ORDER_BIG, MIG_FILE_TAIL_MAX);
+	for (unsigned b = 0; b < f->layout.n_blocks && !rc; b++) {
+		heads[b] = make_head(f, b);
+		rc = heads[b] ? 0 : -ENOMEM;
+	}
+	if (!rc) {
+		mig_file_put_tail(&tail, &f->layout, guest, sums, machine);
+		rc = wbuf_error(&tail);
+	}
+	if (!rc)
+		rc = finish_tail(&tail, heads, &f->layout);
+	rc = rc ? err_sys(e, -rc, "cannot put the guest's state together")
+		: write_all(f, &tail, heads, e);
+	wbuf_free(&tail);
+	for (unsigned b = 0; b < MEM_MAX_BLOCKS; b++) {
+		free(sums[b]);
+		free(heads[b]);
+	}
+	return rc;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "migration/save.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "migration/file_save.h"
+#include "migration/file_target.h"
+
+struct mig_save {
+	/* constant after start */
+	struct mig_save_config cfg;
+	pthread_t thread;
+	uint64_t begin_ns;
+	struct mig_stop stop;
+	/* guarded by lock */
+	pthread_mutex_t lock;
+	struct mig_status status;
+	bool ended;
+	/* the coordinator's own */
+	struct mig_file_target target;
+	struct mig_file_save file;
+	bool paused, was_running;
+	uint64_t paused_ns;
+};
+
+const char *mig_file_uri_path(const char *uri)
+{
+	size_t n = strlen(MIG_FILE_URI);
+
+	return strncmp(uri, MIG_FILE_URI, n) ? NULL : uri + n;
+}
+
+static void set_state(struct mig_save *s, enum mig_state state)
+{
+	struct mig_event ev = {.kind = MIG_EVENT_STATE, .state = state};
+
+	pthread_mutex_lock(&s->lock);
+	s->status.state = state;
+	pthread_mutex_unlock(&s->lock);
+	if (s->cfg.on_event)
+		s->cfg.on_event(s->cfg.event_ctx, &ev);
+}
+
+static int pause_guest(struct mig_save *s, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	int rc;
+
+	s->paused_ns = clock_mono_ns();
+	s->paused = true; /* even if only some of it stopped */
+	rc = m->pause(m->ctx, &s->was_running, e);
+	if (!rc)
+		rc = m->collect(m->ctx, e);
+	if (rc)
+		err_prefix(e, "pausing the guest");
+	return rc;
+}
+
+static void fill_guest(const struct mig_save *s, struct mig_file_guest *g)
+{
+	size_t len = strlen(s->cfg.guest_name);
+
+	*g = (struct mig_file_guest){.n_cpus = s->cfg.machine.n_cpus,
+				     .was_running = s->was_running,
+				     .saved_real_ns = clock_real_ns(),
+				     .n_blocks = s->cfg.mem->n_blocks};
+	g->name_len = (uint32_t)(len < MIG_FILE_NAME_BYTES ? len : MIG_FILE_NAME_BYTES);
+	memcpy(g->name, s->cfg.guest_name, g->name_len);
+	for (unsigned i = 0; i < g->n_blocks; i++)
+		g->blocks[i].gpa = s->cfg.mem->blocks[i].gpa;
+}
+
+/* The end of a save that succeeded: what becomes of the guest. */
+static int let_go(struct mig_save *s, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	int rc = s->cfg.go_on ? m->resume(m->ctx, e) : m->stay(m->ctx, e);
+
+	if (!rc)
+		s->paused = false;
+	else
+		err_prefix(e, "the guest is saved, but");
+	return rc;
+}
+
+static int save(struct mig_save *s, struct err *e)
+{
+	struct mig_file_guest guest;
+	int rc = mig_file_target_open(&s->target, s->cfg.path, e);
+
+	if (!rc && s->cfg.params.direct_io)
+		rc = mig_file_target_direct(&s->target, true, e);
+	if (!rc)
+		rc = mig_file_save_init(&s->file, s->cfg.mem, s->target.fd, &s->cfg.params,
+					&s->stop, e);
+	if (rc)
+		return rc;
+	pthread_mutex_lock(&s->lock);
+	s->status.setup_ns = clock_mono_ns() - s->begin_ns;
+	s->status.passes = 1;
+	pthread_mutex_unlock(&s->lock);
+	set_state(s, MIG_ACTIVE);
+	rc = pause_guest(s, e);
+	if (!rc)
+		rc = mig_file_save_pages(&s->file, e);
+	if (rc)
+		return rc;
+	set_state(s, MIG_DEVICE);
+	fill_guest(s, &guest);
+	if (s->cfg.params.direct_io)
+		rc = mig_file_target_direct(&s->target, false, e);
+	if (!rc)
+		rc = mig_file_save_rest(&s->file, &guest, &s->cfg.machine, e);
+	if (!rc && mig_stop_is_set(&s->stop))
+		rc = err_set(e, ECANCELED, "cancelled");
+	if (!rc)
+		rc = mig_file_target_publish(&s->target, e);
+	return rc;
+}
+
+static void finish(struct mig_save *s, int rc, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	enum mig_state state = MIG_COMPLETED;
+	struct mig_status st;
+	struct err why = ERR_INIT;
+	size_t len;
+
+	if (!rc)
+		rc = let_go(s, e);
+	if (rc) {
+		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
+		if (s->paused)
+			(void)m->resume(m->ctx, &why);
+		len = strlen(e->msg);
+		(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s", m->fate(m->ctx));
+	}
+	mig_save_status(s, &st);
+	if (s->paused_ns)
+		st.downtime_ns = clock_mono_ns() - s->paused_ns;
+	mig_file_target_close(&s->target);
+	pthread_mutex_lock(&s->lock);
+	mig_file_save_free(&s->file);
+	st.state = state;
+	st.total_ns = clock_mono_ns() - s->begin_ns;
+	if (rc)
+		memcpy(st.error, e->msg, sizeof(st.error));
+	s->status = st;
+	s->ended = true;
+	pthread_mutex_unlock(&s->lock);
+	set_state(s, state);
+}
+
+static void *coordinator(void *arg)
+{
+	struct mig_save *s = arg;
+	struct err e = ERR_INIT;
+	int rc;
+
+	set_state(s, MIG_SETUP);
+	rc = save(s, &e);
+	finish(s, rc, &e);
+	return NULL;
+}
+
+/* ---- the owner's side ---- */
+
+int mig_save_start(struct mig_save **out, const struct mig_save_config *cfg, struct err *e)
+{
+	struct mig_save *s = calloc(1, sizeof(*s));
+	int rc;
+
+	if (!s)
+		return err_set(e, ENOMEM, "out of memory");
+	s->cfg = *cfg;
+	s->begin_ns = clock_mono_ns();
+	s->target = (struct mig_file_target){.dir_fd = -1, .fd = -1};
+	s->status.state = MIG_SETUP;
+	s->status.page_bytes = MEM_PAGE_BYTES;
+	s->status.ram_total_bytes = cfg->mem->size_bytes;
+	s->status.remaining_bytes = cfg->mem->size_bytes;
+	(void)pthread_mutex_init(&s->lock, NULL);
+	rc = mig_stop_init(&s->stop);
+	if (!rc)
+		rc = -pthread_create(&s->thread, NULL, coordinator, s);
+	if (rc) {
+		mig_stop_free(&s->stop);
+		(void)pthread_mutex_destroy(&s->lock);
+		free(s);
+		return err_sys(e, -rc, "cannot start the thread that saves the guest");
+	}
+	(void)pthread_setname_np(s->thread, "mig-save");
+	*out = s;
+	return 0;
+}
+
+void mig_save_cancel(struct mig_save *s)
+{
+	mig_stop_set(&s->stop);
+}
+
+void mig_save_status(struct mig_save *s, struct mig_status *out)
+{
+	pthread_mutex_lock(&s->lock);
+	*out = s->status;
+	if (!s->ended) {
+		const struct mig_file_progress *p = &s->file.progress;
+		uint64_t done = atomic_load(&p->done_pages) * MEM_PAGE_BYTES;
+
+		out->total_ns = clock_mono_ns() - s->begin_ns;
+		out->normal_pages = atomic_load(&p->normal_pages);
+		out->zero_pages = atomic_load(&p->zero_pages);
+		out->transferred_bytes = atomic_load(&p->bytes);
+		out->remaining_bytes =
+			done < out->ram_total_bytes ? out->ram_total_bytes - done : 0;
+		if (out->total_ns > NS_PER_MS)
+			out->bytes_per_s = (uint64_t)((double)out->transferred_bytes *
+						      (double)NS_PER_SEC / (double)out->total_ns);
+		if (mig_stop_is_set(&s->stop))
+			out->state = MIG_CANCELLING;
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool mig_save_ended(struct mig_save *s)
+{
+	bool ended;
+
+	pthread_mutex_lock(&s->lock);
+	ended = s->ended;
+	pthread_mutex_unlock(&s->lock);
+	return ended;
+}
+
+void mig_save_free(struct mig_save *s)
+{
+	if (!s)
+		return;
+	mig_save_cancel(s);
+	(void)pthread_join(s->thread, NULL);
+	mig_stop_free(&s->stop);
+	(void)pthread_mutex_destroy(&s->lock);
+	free(s);
+}
