@@ -170,6 +170,9 @@ static void decode_exit(struct kvm_run *run, struct vcpu_exit *out)
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		out->kind = VCPU_EXIT_INTERRUPTED;
 		break;
+	case KVM_EXIT_DIRTY_RING_FULL:
+		out->kind = VCPU_EXIT_RING_FULL;
+		break;
 	case KVM_EXIT_SHUTDOWN:
 		out->kind = VCPU_EXIT_TRIPLE_FAULT;
 		break;

@@ -62,8 +62,9 @@ enum vcpu_exit_kind {
 	VCPU_EXIT_INTERRUPTED, /* by vcpu_set_immediate_exit() or a signal; nothing is half done */
 	VCPU_EXIT_IO,
 	VCPU_EXIT_MMIO,
-	VCPU_EXIT_SHUTDOWN, /* a system event: power off */
-	VCPU_EXIT_RESET,    /* a system event: reset, or a crash that the guest reported */
+	VCPU_EXIT_RING_FULL, /* its dirty ring is full: kvm/dirty_ring.h */
+	VCPU_EXIT_SHUTDOWN,  /* a system event: power off */
+	VCPU_EXIT_RESET,     /* a system event: reset, or a crash that the guest reported */
 	VCPU_EXIT_TRIPLE_FAULT,
 	VCPU_EXIT_EMULATION, /* an instruction that KVM cannot emulate */
 	VCPU_EXIT_ERROR,     /* anything else that ends the guest; vcpu_describe_exit() tells */

@@ -9,6 +9,7 @@
 
 #include <linux/kvm.h>
 
+#include "base/log.h"
 #include "kvm/cpuid.h"
 #include "kvm/vcpu_msrs.h"
 
@@ -105,6 +106,29 @@ static void enable_dirty_manual(struct vm *vm)
 		vm->caps.dirty_manual = (uint32_t)offered;
 }
 
+/* Before the first vCPU. KVM offers rings or the manual log, never both. */
+static int enable_dirty_rings(struct vm *vm, uint32_t entries, struct err *e)
+{
+	uint64_t bytes = (uint64_t)entries * sizeof(struct kvm_dirty_gfn);
+	int most = vm_cap(vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL);
+
+	if (!most) {
+		log_warn("this kernel's KVM has no dirty rings: its dirty log is used instead of "
+			 "--dirty-ring");
+		return 0;
+	}
+	if (bytes > (uint64_t)most)
+		return err_set(e, EINVAL, "--dirty-ring %u: this kernel's KVM allows at most %zu",
+			       entries, (size_t)most / sizeof(struct kvm_dirty_gfn));
+	if (!vm_enable(vm, KVM_CAP_DIRTY_LOG_RING_ACQ_REL, bytes))
+		return err_sys(e, errno,
+			       "--dirty-ring %u: KVM refuses it; processors that log pages in "
+			       "hardware need rings of 1024 or more",
+			       entries);
+	vm->caps.ring_entries = entries;
+	return 0;
+}
+
 static int read_caps(struct vm *vm, const struct vm_config *cfg, struct err *e)
 {
 	struct vm_caps *c = &vm->caps;
@@ -130,7 +154,13 @@ static int read_caps(struct vm *vm, const struct vm_config *cfg, struct err *e)
 			       vm_enable(vm, KVM_CAP_EXCEPTION_PAYLOAD, 1);
 	c->triple_fault_event = vm_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT) &&
 				vm_enable(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
-	if (!cfg->plain_dirty_log)
+	if (cfg->dirty_ring_entries) {
+		int rc = enable_dirty_rings(vm, cfg->dirty_ring_entries, e);
+
+		if (rc)
+			return rc;
+	}
+	if (!vm->caps.ring_entries && !cfg->plain_dirty_log)
 		enable_dirty_manual(vm);
 	return 0;
 }

@@ -27,7 +27,12 @@ struct vm_config {
 	int kvm_fd;                    /* an open /dev/kvm, ours from now on; or -1: open it */
 	const struct cpu_model *model; /* NULL = host; copied */
 	bool plain_dirty_log; /* do without manual re-protection even where KVM offers it */
-	uint64_t slot_pages;  /* pages of a memory slot at most; 0: VM_SLOT_PAGES */
+	/*
+	 * Entries of each vCPU's dirty ring, a power of two; 0: no rings. Where KVM has none (said
+	 * in a warning) caps.ring_entries stays 0, and the log is there as without.
+	 */
+	uint32_t dirty_ring_entries;
+	uint64_t slot_pages; /* pages of a memory slot at most; 0: VM_SLOT_PAGES */
 };
 
 /* A memory slot: n_pages pages of one block. Its index is its number. */
@@ -45,6 +50,7 @@ struct vm_caps {
 	bool irqfd, ioeventfd;
 	uint32_t clock_flags;  /* of KVM_CAP_ADJUST_CLOCK */
 	uint32_t dirty_manual; /* of KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, as enabled; 0 = plain log */
+	uint32_t ring_entries; /* dirty rings are on (kvm/dirty_ring.h), and the log is not there */
 	uint32_t xsave_bytes;
 	uint32_t max_cpus;
 	uint32_t run_bytes; /* size of the area that vCPUs share with KVM */

@@ -8,6 +8,7 @@
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 
 #define RING_ENTRIES 4
 #define NO_LIMIT_NS  (1000000 * NS_PER_SEC)
+#define LOOK_NS      NS_PER_SEC /* how often to look whether a full socket empties */
 
 enum direction { SENDING, RECEIVING, N_DIRECTIONS };
 
@@ -45,6 +47,9 @@ struct mig_chan {
 	/* any thread */
 	int fd;
 	atomic_bool aborted;
+	_Atomic uint64_t silent_ns; /* the peer was; 0: not cut */
+	pthread_mutex_t lock;       /* guards what follows, and sends aside */
+	bool sending;               /* the owner is in the middle of a send */
 };
 
 int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle_timeout_ns,
@@ -66,6 +71,7 @@ int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle
 			       rc == -EPERM || rc == -ENOSYS ? " (is kernel.io_uring_disabled set?)"
 							     : "");
 	}
+	(void)pthread_mutex_init(&c->lock, NULL);
 	c->fd = fd;
 	c->idle_timeout_ns = idle_timeout_ns;
 	(void)snprintf(c->peer, sizeof(c->peer), "%s", peer);
@@ -87,6 +93,9 @@ static int explain(const struct mig_chan *c, int rc, struct err *e)
 			return err_set(e, ETIMEDOUT, "%s was not done in time", c->peer);
 		return err_set(e, ETIMEDOUT, "%s has not answered for %llu s", c->peer,
 			       (unsigned long long)(c->idle_timeout_ns / NS_PER_SEC));
+	case -EHOSTDOWN:
+		return err_set(e, EHOSTDOWN, "%s has not been heard of for %llu s", c->peer,
+			       (unsigned long long)(atomic_load(&c->silent_ns) / NS_PER_SEC));
 	case -ETIMEDOUT:
 		return err_set(e, ETIMEDOUT, "%s does not answer any more", c->peer);
 	default:
@@ -98,6 +107,8 @@ static int fail(struct mig_chan *c, int rc, struct err *e)
 {
 	if (atomic_load(&c->aborted))
 		rc = -ECANCELED;
+	else if (atomic_load(&c->silent_ns))
+		rc = -EHOSTDOWN;
 	if (!c->error)
 		c->error = rc;
 	return explain(c, c->error, e);
@@ -141,6 +152,13 @@ static void advance(struct transfer *t, size_t n)
 	t->unfinished = t->left > 0;
 }
 
+static void set_sending(struct mig_chan *c, bool sending)
+{
+	pthread_mutex_lock(&c->lock);
+	c->sending = sending;
+	pthread_mutex_unlock(&c->lock);
+}
+
 /* Take in one completion. */
 static int complete(struct mig_chan *c, struct io_uring_cqe *cqe)
 {
@@ -157,7 +175,11 @@ static int complete(struct mig_chan *c, struct io_uring_cqe *cqe)
 	if (res < 0)
 		return res;
 	advance(t, (size_t)res);
-	return t->unfinished ? submit(c, dir) : 0;
+	if (t->unfinished)
+		return submit(c, dir);
+	if (dir == SENDING)
+		set_sending(c, false);
+	return 0;
 }
 
 /* Wait until the kernel holds none of our buffers any more. */
@@ -174,28 +196,43 @@ static void settle(struct mig_chan *c)
 	}
 }
 
-/* How long a wait that begins now may take. */
-static uint64_t patience_ns(const struct mig_chan *c)
+/* How long a wait may take from now on that has been idle since then. */
+static uint64_t patience_ns(const struct mig_chan *c, uint64_t idle_since_ns)
 {
-	uint64_t ns = c->idle_timeout_ns ? c->idle_timeout_ns : NO_LIMIT_NS;
 	uint64_t now = clock_mono_ns(), left = c->deadline_ns > now ? c->deadline_ns - now : 0;
+	uint64_t idle_end_ns = idle_since_ns + c->idle_timeout_ns, ns = NO_LIMIT_NS;
 
+	if (c->idle_timeout_ns)
+		ns = idle_end_ns > now ? idle_end_ns - now : 0;
 	return c->deadline_ns && left < ns ? left : ns;
+}
+
+/* Changes with every byte that gets somewhere, a full socket's to the peer's host among them. */
+static uint64_t moved(const struct mig_chan *c)
+{
+	return mig_chan_sent(c) - mig_chan_queued(c) + mig_chan_received(c);
 }
 
 static int finish(struct mig_chan *c, enum direction dir, struct err *e)
 {
 	struct transfer *t = &c->transfers[dir];
+	uint64_t idle_since_ns = 0, mark = 0;
 	int rc = 0;
 
 	while (!c->error && !rc && t->unfinished) {
-		uint64_t wait_ns = patience_ns(c);
-		struct __kernel_timespec ts = {.tv_sec = (long long)(wait_ns / NS_PER_SEC),
-					       .tv_nsec = (long long)(wait_ns % NS_PER_SEC)};
+		uint64_t now_mark = moved(c), left_ns, wait_ns;
+		struct __kernel_timespec ts;
 		struct io_uring_cqe *cqe;
 
+		if (!idle_since_ns || now_mark != mark)
+			idle_since_ns = clock_mono_ns();
+		mark = now_mark;
+		left_ns = patience_ns(c, idle_since_ns);
+		wait_ns = left_ns < LOOK_NS ? left_ns : LOOK_NS;
+		ts = (struct __kernel_timespec){.tv_sec = (long long)(wait_ns / NS_PER_SEC),
+						.tv_nsec = (long long)(wait_ns % NS_PER_SEC)};
 		rc = io_uring_wait_cqe_timeout(&c->ring, &cqe, &ts);
-		if (rc == -EINTR)
+		if (rc == -EINTR || (rc == -ETIME && left_ns > wait_ns))
 			rc = 0;
 		else if (!rc)
 			rc = complete(c, cqe);
@@ -217,6 +254,8 @@ static int begin(struct mig_chan *c, enum direction dir, struct err *e)
 		return fail(c, c->error, e);
 	if (!t->unfinished)
 		return 0;
+	if (dir == SENDING)
+		set_sending(c, true);
 	rc = submit(c, dir);
 	return rc ? fail(c, rc, e) : 0;
 }
@@ -296,6 +335,47 @@ uint64_t mig_chan_queued(const struct mig_chan *c)
 	return (uint64_t)bytes;
 }
 
+void mig_chan_send_aside(struct mig_chan *c, const void *data, size_t len)
+{
+	size_t done = 0;
+
+	pthread_mutex_lock(&c->lock);
+	while (!c->sending && done < len) {
+		struct pollfd p = {.fd = c->fd, .events = POLLOUT};
+		ssize_t n = send(c->fd, (const char *)data + done, len - done,
+				 MSG_DONTWAIT | MSG_NOSIGNAL);
+
+		if (n > 0)
+			done += (size_t)n;
+		/* What has been begun must be ended, or nothing after it would be understood. */
+		else if (!done || (n < 0 && errno != EAGAIN && errno != EINTR))
+			break;
+		else
+			(void)poll(&p, 1, 100);
+	}
+	__atomic_fetch_add(&c->transfers[SENDING].bytes, done, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&c->lock);
+}
+
+uint64_t mig_chan_signs(const struct mig_chan *c)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+	int unread = 0;
+
+	if (!getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len))
+		return info.tcpi_bytes_received;
+	if (ioctl(c->fd, FIONREAD, &unread) || unread < 0)
+		unread = 0;
+	return mig_chan_received(c) + (uint64_t)unread;
+}
+
+void mig_chan_set_user_timeout(struct mig_chan *c, unsigned ms)
+{
+	/* On a UNIX socket it fails, and nothing is lost by it. */
+	(void)setsockopt(c->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof(ms));
+}
+
 uint64_t mig_chan_rtt_ns(const struct mig_chan *c)
 {
 	struct tcp_info info = {0};
@@ -316,7 +396,7 @@ bool mig_chan_readable(const struct mig_chan *c)
 
 int mig_chan_wait_readable(const struct mig_chan *c, struct mig_stop *stop, struct err *e)
 {
-	int rc = mig_stop_wait(stop, c->fd, POLLIN, patience_ns(c));
+	int rc = mig_stop_wait(stop, c->fd, POLLIN, patience_ns(c, clock_mono_ns()));
 
 	return rc ? explain(c, rc == -ETIMEDOUT ? -ETIME : rc, e) : 0;
 }
@@ -344,6 +424,12 @@ void mig_chan_linger(struct mig_chan *c, uint64_t ns)
 	}
 }
 
+void mig_chan_cut(struct mig_chan *c, uint64_t silent_ns)
+{
+	atomic_store(&c->silent_ns, silent_ns);
+	(void)shutdown(c->fd, SHUT_RDWR);
+}
+
 void mig_chan_abort(struct mig_chan *c)
 {
 	atomic_store(&c->aborted, true);
@@ -357,5 +443,6 @@ void mig_chan_close(struct mig_chan *c)
 	settle(c);
 	io_uring_queue_exit(&c->ring);
 	(void)close(c->fd);
+	(void)pthread_mutex_destroy(&c->lock);
 	free(c);
 }

@@ -7,12 +7,12 @@
  * must stay until mig_chan_send_end. An error is sticky: after the first one every call fails the
  * same way, so a broken stream is never continued in the middle.
  *
- * Every wait is bounded: an operation in which no byte moves for the idle timeout, or that is not
- * done by the deadline (if one is set), fails with -ETIMEDOUT. The end of the stream is an error in
- * exactly one place, here: -ECONNRESET, "closed the connection". mig_chan_abort() ends any wait at
- * once from another thread.
+ * Every wait is bounded: an operation in which no byte moves for the idle timeout (into the socket,
+ * out of it, or from it to the peer's host), or that is not done by the deadline (if one is set),
+ * fails with -ETIMEDOUT. The end of the stream is an error in exactly one place, here: -ECONNRESET,
+ * "closed the connection". mig_chan_abort() ends any wait at once from another thread.
  *
- * Threads: owned by one thread; mig_chan_abort() from any, while it lives.
+ * Threads: owned by one thread; the functions that say so from any, while it lives.
  */
 #ifndef MIGRATION_CHAN_H
 #define MIGRATION_CHAN_H
@@ -41,6 +41,12 @@ int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n,
 int mig_chan_send_end(struct mig_chan *c, struct err *e);
 int mig_chan_send(struct mig_chan *c, const void *data, size_t len, struct err *e);
 
+/*
+ * From another thread: send a small piece between two of the owner's sends, without waiting. It is
+ * dropped when one of them is under way, or the socket has no room.
+ */
+void mig_chan_send_aside(struct mig_chan *c, const void *data, size_t len);
+
 /* Fill the pieces in order. The iovec array is used up. */
 int mig_chan_recvv(struct mig_chan *c, struct iovec *iov, unsigned n, struct err *e);
 int mig_chan_recv(struct mig_chan *c, void *data, size_t len, struct err *e);
@@ -57,6 +63,14 @@ uint64_t mig_chan_queued(const struct mig_chan *c);
 
 /* The shortest round trip that TCP has seen on this connection; 0 for other sockets. */
 uint64_t mig_chan_rtt_ns(const struct mig_chan *c);
+
+/*
+ * A number that changes when the peer's process gives a sign of life: the bytes that came from it,
+ * whether they have been received here or not. Any thread.
+ */
+uint64_t mig_chan_signs(const struct mig_chan *c);
+/* Unacknowledged for so long, and TCP gives up. */
+void mig_chan_set_user_timeout(struct mig_chan *c, unsigned ms);
 
 /* Is there something to receive (or the end of the stream) right now? */
 bool mig_chan_readable(const struct mig_chan *c);
@@ -76,6 +90,9 @@ size_t mig_chan_last_words(struct mig_chan *c, void *data, size_t room);
 /* No more sending, read and drop what still comes for at most ns: lets a last message arrive. */
 void mig_chan_linger(struct mig_chan *c, uint64_t ns);
 
+/* The peer was silent for so long: every call, under way or later, fails with -EHOSTDOWN. Any
+ * thread. */
+void mig_chan_cut(struct mig_chan *c, uint64_t silent_ns);
 /* Break the connection: every call, under way or later, fails with -ECANCELED. Any thread. */
 void mig_chan_abort(struct mig_chan *c);
 

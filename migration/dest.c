@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "migration/heartbeat.h"
 #include "migration/incoming.h"
 #include "migration/migration.h"
 #include "migration/stop.h"
@@ -41,6 +42,7 @@ struct mig_dest {
 	struct wire_writer writer;
 	struct wire_reader reader;
 	struct mig_incoming in;
+	struct mig_beat beat;
 	bool committed; /* the guest is ours, whatever happens from here on */
 };
 
@@ -266,10 +268,12 @@ static int await_commit(struct mig_dest *d, struct err *e)
 
 	/*
 	 * As long as the line holds the source's word may come, and only the source knows which; it
-	 * does not commit late. A line that breaks is noticed by keep-alive, and quitting ends it.
+	 * does not commit late. Its silence is shown; a line that breaks is noticed by keep-alive.
 	 */
 	mig_chan_set_idle_timeout(d->chan, 0);
+	mig_beat_patient(&d->beat, true);
 	rc = wire_recv(&d->reader, d->chan, &f, e);
+	mig_beat_patient(&d->beat, false);
 	if (!rc && f.type == WIRE_ABORT)
 		return aborted(d, e);
 	if (!rc && f.type == WIRE_AGAIN && rbuf_done(&d->reader.meta))
@@ -343,6 +347,19 @@ static int receive_all(struct mig_dest *d, struct wire_end *end, struct err *e)
 	return rc;
 }
 
+/* The source is silent while its word is due: people should know, but it may still come. */
+static void tell_silence(void *ctx, bool silent)
+{
+	struct mig_dest *d = ctx;
+
+	pthread_mutex_lock(&d->lock);
+	(void)snprintf(d->status.error, sizeof(d->status.error), "%s",
+		       silent ? "the source is silent, and it alone knows where the guest is to "
+				"run: waiting for its word"
+			      : "");
+	pthread_mutex_unlock(&d->lock);
+}
+
 static int attempt(struct mig_dest *d, struct err *e)
 {
 	struct wire_end end = {0};
@@ -354,9 +371,12 @@ static int attempt(struct mig_dest *d, struct err *e)
 	if (rc)
 		return rc;
 	mig_chan_set_deadline(d->chan, 0);
-	rc = receive_all(d, &end, e);
+	rc = mig_beat_start(&d->beat, d->chan, tell_silence, d, e);
+	if (!rc)
+		rc = receive_all(d, &end, e);
 	if (rc == -EINPROGRESS && !mig_stop_is_set(&d->stop)) {
 		tell = false;
+		mig_beat_stop(&d->beat);
 		set_state(d, MIG_UNDECIDED, e);
 		if (!await_decision(d))
 			return rc;
@@ -396,6 +416,7 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 
 static void end_attempt(struct mig_dest *d)
 {
+	mig_beat_stop(&d->beat);
 	pthread_mutex_lock(&d->lock);
 	mig_chan_close(d->chan);
 	d->chan = NULL;

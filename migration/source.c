@@ -10,6 +10,7 @@
 
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 #define HELLO_TIMEOUT_NS   (10 * NS_PER_SEC)
+#define LAST_WORDS_BYTES   4096
 #define ABORT_LINGER_NS    (200 * NS_PER_MS)
 
 const char *mig_state_name(enum mig_state s)
@@ -106,8 +107,10 @@ static int peer_failed(const char *text, struct err *e)
  */
 static int receive(struct mig_source *s, struct wire_frame *f, struct err *e)
 {
-	int rc = wire_recv(&s->reader, s->chan, f, e);
+	int rc = wire_recv_any(&s->reader, s->chan, f, e);
 
+	if (!rc && f->type == WIRE_ALIVE)
+		return SKIPPED;
 	if (rc || f->type != WIRE_READY || !s->readies_owed)
 		return rc;
 	s->readies_owed--;
@@ -169,24 +172,35 @@ int mig_source_heed(struct mig_source *s, struct err *e)
 	return rc < 0 ? rc : 0;
 }
 
-/* The connection broke: did the destination say why before? Replaces the plain error. */
+/*
+ * The connection broke: did the destination say why before? Replaces the plain error. Whatever it
+ * said before that, "alive" and the like, is of no interest any more.
+ */
 static void last_words(struct mig_source *s, struct err *e)
 {
-	uint8_t bytes[WIRE_HEADER_BYTES + WIRE_TEXT_MAX];
-	size_t n = mig_chan_last_words(s->chan, bytes, sizeof(bytes));
+	uint8_t bytes[LAST_WORDS_BYTES];
+	size_t n = mig_chan_last_words(s->chan, bytes, sizeof(bytes)), at = 0;
 	char text[WIRE_TEXT_MAX + 1];
 	struct err none = ERR_INIT;
 	struct wire_frame f;
 	struct rbuf meta;
 	uint32_t crc;
 
-	if (n < WIRE_HEADER_BYTES || wire_parse_header(&s->reader, bytes, &f, &crc, &none) ||
-	    f.type != WIRE_FAIL || f.meta_bytes > n - WIRE_HEADER_BYTES)
-		return;
-	rbuf_init(&meta, ORDER_LITTLE, bytes + WIRE_HEADER_BYTES, f.meta_bytes);
-	wire_get_text(&meta, text);
-	err_clear(e);
-	(void)peer_failed(text, e);
+	while (n - at >= WIRE_HEADER_BYTES) {
+		if (wire_parse_header(&s->reader, bytes + at, &f, &crc, &none))
+			return;
+		at += WIRE_HEADER_BYTES;
+		if (f.meta_bytes > n - at)
+			return;
+		if (f.type == WIRE_FAIL) {
+			rbuf_init(&meta, ORDER_LITTLE, bytes + at, f.meta_bytes);
+			wire_get_text(&meta, text);
+			err_clear(e);
+			(void)peer_failed(text, e);
+			return;
+		}
+		at += f.meta_bytes;
+	}
 }
 
 static void fill_hello(struct mig_source *s, struct wire_hello *h)
@@ -293,6 +307,9 @@ static int prepare(struct mig_source *s, struct err *e)
 	if (rc)
 		return rc;
 	mig_chan_set_idle_timeout(s->chan, MIG_IDLE_TIMEOUT_NS);
+	rc = mig_beat_start(&s->beat, s->chan, NULL, NULL, e);
+	if (rc)
+		return rc;
 	for (unsigned i = 0; i < s->cfg.mem->n_blocks; i++)
 		pages[i] = s->cfg.mem->blocks[i].n_pages;
 	rc = mig_bitmap_init(&s->bitmap, pages, s->cfg.mem->n_blocks);
@@ -362,10 +379,26 @@ static void send_abort(struct mig_source *s, const struct err *e)
 	wbuf_free(&meta);
 }
 
+/* The end is there for all to see; whoever waits for it should not wait for the farewell. */
+static void show_end(struct mig_source *s, enum mig_state state, const struct err *e)
+{
+	pthread_mutex_lock(&s->lock);
+	s->status.total_ns = clock_mono_ns() - s->begin_ns;
+	if (state == MIG_UNDECIDED)
+		s->status.token = s->token;
+	if (state != MIG_COMPLETED)
+		memcpy(s->status.error, e->msg, sizeof(e->msg));
+	s->status.state = state;
+	s->ended = true;
+	pthread_mutex_unlock(&s->lock);
+	mig_source_state(s, state);
+}
+
 static void finish(struct mig_source *s, int rc, struct err *e)
 {
 	enum mig_state state = MIG_COMPLETED;
 
+	mig_beat_stop(&s->beat);
 	if (rc && !s->committed && mig_stop_is_set(&s->stop))
 		mig_source_state(s, MIG_CANCELLING);
 	if (rc && s->chan && !s->committed)
@@ -373,8 +406,6 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 	if (rc && !s->committed) {
 		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
 		keep_guest(s, e);
-		if (s->chan)
-			send_abort(s, e);
 	} else if (rc) {
 		state = MIG_UNDECIDED;
 		err_prefix(e, "the guest was handed over, but the destination has not confirmed "
@@ -385,18 +416,13 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 		mig_sync_stop(&s->sync);
 	if (s->logging)
 		s->cfg.dirty.stop(s->cfg.dirty.ctx);
+	show_end(s, state, e);
+	if (rc && !s->committed && s->chan)
+		send_abort(s, e);
 	pthread_mutex_lock(&s->lock);
 	mig_chan_close(s->chan);
 	s->chan = NULL;
-	s->status.total_ns = clock_mono_ns() - s->begin_ns;
-	if (state == MIG_UNDECIDED)
-		s->status.token = s->token;
-	if (state != MIG_COMPLETED)
-		memcpy(s->status.error, e->msg, sizeof(e->msg));
-	s->status.state = state;
-	s->ended = true;
 	pthread_mutex_unlock(&s->lock);
-	mig_source_state(s, state);
 }
 
 static void *coordinator(void *arg)

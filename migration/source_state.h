@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "migration/free_pages.h"
+#include "migration/heartbeat.h"
 #include "migration/migration.h"
 #include "migration/pages.h"
 #include "migration/predict.h"
@@ -49,6 +50,7 @@ struct mig_source {
 	struct mig_limit limit;
 	struct wire_writer writer;
 	struct wire_reader reader;
+	struct mig_beat beat;
 	uint64_t token;
 	struct mig_costs costs;
 	uint64_t synced_ns;    /* when the last sync was done */

@@ -13,7 +13,10 @@ static const char *const type_names[WIRE_TYPES] = {
 	[WIRE_READY] = "ready",       [WIRE_COMMIT] = "commit",       [WIRE_RUNNING] = "running",
 	[WIRE_FAIL] = "fail",         [WIRE_ABORT] = "abort",         [WIRE_PASSED] = "passed",
 	[WIRE_REHEARSE] = "rehearse", [WIRE_REHEARSED] = "rehearsed", [WIRE_AGAIN] = "again",
+	[WIRE_ALIVE] = "alive",
 };
+
+#define NO_NUMBER 0xffffffffu
 
 const char *wire_type_name(unsigned type)
 {
@@ -34,6 +37,12 @@ void wire_header(struct wire_writer *w, enum wire_type type, const struct wbuf *
 	store_int(h + 16, ORDER_LITTLE, data_bytes, 4);
 	store_int(h + 20, ORDER_LITTLE, crc32c(meta_bytes ? meta->data : h, meta_bytes), 4);
 	store_int(h + 24, ORDER_LITTLE, crc32c(h, 24), 4);
+}
+
+void wire_alive(struct wire_writer *w)
+{
+	w->seq = NO_NUMBER;
+	wire_header(w, WIRE_ALIVE, NULL, 0);
 }
 
 int wire_send(struct wire_writer *w, struct mig_chan *c, enum wire_type type,
@@ -81,7 +90,10 @@ int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame
 	*meta_crc = get_u32(&b);
 	if (get_u32(&b) != crc32c(p, WIRE_HEADER_BYTES - 4))
 		return err_set(e, EBADMSG, "the stream is damaged: wrong checksum of a frame");
-	if (seq != r->seq++)
+	/* Sent by another thread than the one that numbers, and of no weight: lost or doubled. */
+	if (f->type == WIRE_ALIVE && (seq != NO_NUMBER || f->meta_bytes))
+		return err_set(e, EPROTO, "malformed alive message");
+	if (f->type != WIRE_ALIVE && seq != r->seq++)
 		return err_set(e, EPROTO, "the stream is damaged: frame %u where %u should be", seq,
 			       r->seq - 1);
 	if (f->meta_bytes > WIRE_META_MAX || f->data_bytes > WIRE_DATA_MAX ||
@@ -115,6 +127,16 @@ static int recv_meta(struct wire_reader *r, struct mig_chan *c, const struct wir
 }
 
 int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e)
+{
+	int rc;
+
+	do {
+		rc = wire_recv_any(r, c, f, e);
+	} while (!rc && f->type == WIRE_ALIVE);
+	return rc;
+}
+
+int wire_recv_any(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e)
 {
 	uint8_t header[WIRE_HEADER_BYTES];
 	uint32_t crc = 0;

@@ -49,6 +49,7 @@ enum wire_type {
 	WIRE_REHEARSE,  /* S>D the sections were a rehearsal: load them to see how long it takes */
 	WIRE_REHEARSED, /* D>S so long */
 	WIRE_AGAIN,     /* S>D after END: called off, the guest goes on here and more pages come */
+	WIRE_ALIVE,     /* both ways, any time, without a number: still here */
 	WIRE_TYPES
 };
 
@@ -77,6 +78,8 @@ const char *wire_type_name(unsigned type);
 /* The next frame's header into w->header; data_bytes follow the meta. */
 void wire_header(struct wire_writer *w, enum wire_type type, const struct wbuf *meta,
 		 uint32_t data_bytes);
+/* An ALIVE frame, whole: it is out of the numbering, so w is for its bytes alone. */
+void wire_alive(struct wire_writer *w);
 /* Send a frame without data and wait until it is out. A NULL meta is empty. */
 int wire_send(struct wire_writer *w, struct mig_chan *c, enum wire_type type,
 	      const struct wbuf *meta, struct err *e);
@@ -84,9 +87,11 @@ int wire_send(struct wire_writer *w, struct mig_chan *c, enum wire_type type,
 void wire_reader_free(struct wire_reader *r);
 /*
  * Receive the next frame's header and meta (then in r->meta, valid until the next call). Its data,
- * if any, is next in the channel. Unknown optional frames are skipped.
+ * if any, is next in the channel. Unknown optional frames are skipped, and ALIVE frames.
  */
 int wire_recv(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e);
+/* The same, but an ALIVE frame is received like any other: what is there is not waited behind. */
+int wire_recv_any(struct wire_reader *r, struct mig_chan *c, struct wire_frame *f, struct err *e);
 /* The header alone, of a frame whose 28 bytes are at p. */
 int wire_parse_header(struct wire_reader *r, const uint8_t *p, struct wire_frame *f,
 		      uint32_t *meta_crc, struct err *e);

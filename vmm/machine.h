@@ -21,6 +21,9 @@
 #include "vmm/devices.h"
 
 #define MACHINE_MAX_CPUS 64
+/* Powers of two between these. */
+#define MACHINE_RING_MIN 256
+#define MACHINE_RING_MAX 65536
 
 struct machine;
 
@@ -71,6 +74,7 @@ struct machine_config {
 	uint64_t mem_bytes;
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
+	uint32_t dirty_ring; /* entries of each vCPU's ring (MACHINE_RING_*); 0: KVM's dirty log */
 	const struct cpu_model *cpu; /* NULL = host */
 	const char *kernel;          /* NULL for an incoming guest */
 	const char *initrd;          /* NULL = none */
@@ -135,6 +139,13 @@ int machine_balloon_target(struct machine *m, uint64_t bytes, struct err *e);
 /* The views that the migration engine works with; valid as long as the machine. */
 struct mig_machine machine_migration_view(struct machine *m);
 struct mig_dirty_source machine_dirty_source(struct machine *m);
+
+/*
+ * With dirty rings: how many pages a vCPU was the first to write after they were protected, since
+ * the machine was made, as of the last sync. False without them: who wrote is not known. Any
+ * thread.
+ */
+bool machine_dirty_pages(const struct machine *m, unsigned cpu, uint64_t *pages);
 
 #define MACHINE_FREE_SOURCES 1
 /* Who tells of free pages (migration/free_pages.h). Returns how many there are. */

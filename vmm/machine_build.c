@@ -72,6 +72,7 @@ bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit)
 {
 	struct machine *m = ctx;
 	char text[sizeof(m->end.text)];
+	struct err e = ERR_INIT;
 
 	switch (exit->kind) {
 	case VCPU_EXIT_IO:
@@ -83,6 +84,11 @@ bool machine_on_exit(void *ctx, struct vcpu *v, const struct vcpu_exit *exit)
 		return true;
 	case VCPU_EXIT_INTERRUPTED:
 		return true;
+	case VCPU_EXIT_RING_FULL:
+		if (!dirty_ring_full(&m->ring, v->index, &e))
+			return true;
+		machine_guest_ended(m, END_INTERNAL_ERROR, EXIT_INTERNAL_ERROR, e.msg);
+		return false;
 	case VCPU_EXIT_SHUTDOWN:
 		on_power_off(m);
 		return false;
@@ -117,7 +123,8 @@ static int check_config(const struct machine_config *cfg, struct err *e)
 
 static int build_vm(struct machine *m, const struct machine_config *cfg, int *kvm_fd, struct err *e)
 {
-	const struct vm_config vm_cfg = {.kvm_fd = *kvm_fd, .model = cfg->cpu};
+	const struct vm_config vm_cfg = {
+		.kvm_fd = *kvm_fd, .model = cfg->cpu, .dirty_ring_entries = cfg->dirty_ring};
 	int rc = mem_create(&m->mem, cfg->mem_backend, cfg->mem_bytes, e);
 
 	if (rc) {
@@ -133,7 +140,7 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, int *kv
 		return rc;
 	machine_note_features(m, m->vcpus[0]);
 	dirty_log_init(&m->log, m->vm);
-	return 0;
+	return dirty_ring_init(&m->ring, m->vm, m->vcpus, cfg->n_cpus, e);
 }
 
 static int build_devices(struct machine *m, const struct machine_config *cfg, struct err *e)
@@ -344,6 +351,7 @@ void machine_free(struct machine *m)
 	cmos_free(m->cmos);
 	loop_free(m->loop);
 	dirty_log_stop(&m->log);
+	dirty_ring_free(&m->ring);
 	for (unsigned i = 0; i < m->n_cpus; i++)
 		vcpu_free(m->vcpus[i]);
 	vm_free(m->vm);

@@ -19,6 +19,7 @@
 #include "base/loop.h"
 #include "kvm/dirty_log.h"
 #include "kvm/processor.h"
+#include "kvm/dirty_ring.h"
 #include "kvm/vcpu.h"
 #include "kvm/vcpu_state.h"
 #include "kvm/vm.h"
@@ -79,6 +80,7 @@ struct machine {
 
 	/* the migration's threads */
 	struct dirty_log log;
+	struct dirty_ring ring; /* instead of the log if it has entries; vCPU threads too */
 	struct machine_sections sections;
 
 	pthread_mutex_t op;

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the migration engine sees of the machine: its state as sections, and its dirty pages. */
+/* What the migration engine sees of the machine: its state as sections. */
 #include <errno.h>
 #include <stdlib.h>
 
-#include "mem/bits.h"
 #include "vmm/machine_impl.h"
 
 static void add_section(struct machine_sections *s, uint32_t instance,
@@ -325,71 +324,5 @@ struct mig_machine machine_migration_view(struct machine *m)
 		.sections = m->sections.list,
 		.n_sections = m->sections.n,
 		.n_cpus = m->n_cpus,
-	};
-}
-
-static uint64_t mark_words(const struct machine *m, unsigned block)
-{
-	return bits_words(m->mem->blocks[block].n_pages);
-}
-
-static int dirty_start(void *ctx, struct err *e)
-{
-	struct machine *m = ctx;
-	int rc = dirty_log_start(&m->log, e);
-
-	/*
-	 * A migration begins with every page to be sent, so what the host wrote before is in it:
-	 * old marks would only have pages sent twice. New ones may come from here on and are kept.
-	 */
-	for (unsigned b = 0; b < m->mem->n_blocks && !rc; b++) {
-		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++)
-			(void)mem_marks_take(m->mem, b, w);
-	}
-	return rc;
-}
-
-static int dirty_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
-{
-	struct machine *m = ctx;
-
-	for (unsigned i = 0; i < m->vm->n_slots; i++) {
-		struct dirty_log_part part;
-		int rc = dirty_log_read(&m->log, i, &part, e);
-
-		if (rc)
-			return rc;
-		(void)mig_bitmap_merge(into, part.block, part.first_page, part.words, part.n_pages);
-	}
-	for (unsigned b = 0; b < m->mem->n_blocks; b++) {
-		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++)
-			(void)mig_bitmap_or(into, b, w, mem_marks_take(m->mem, b, w));
-	}
-	return 0;
-}
-
-static int dirty_protect(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
-			 uint64_t n_words, struct err *e)
-{
-	struct machine *m = ctx;
-
-	return dirty_log_protect(&m->log, block, first_word, mask, n_words, e);
-}
-
-static void dirty_stop(void *ctx)
-{
-	struct machine *m = ctx;
-
-	dirty_log_stop(&m->log);
-}
-
-struct mig_dirty_source machine_dirty_source(struct machine *m)
-{
-	return (struct mig_dirty_source){
-		.ctx = m,
-		.start = dirty_start,
-		.harvest = dirty_harvest,
-		.protect = dirty_protect,
-		.stop = dirty_stop,
 	};
 }

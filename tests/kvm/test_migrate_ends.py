@@ -206,7 +206,7 @@ class SilentPeerTest(FaultTest):
         self.stopped.append(door_dst)
         self.freeze(door_dst)
         door.qmp.execute("migrate", uri=door_uri)
-        # 2. The destination, 3. the source stand still while memory is sent (30 s).
+        # 2. The destination, 3. the source stand still while memory is sent (4 s).
         self.begin(ram, ram_uri, max_bandwidth=8 * MIB)
         self.stopped.append(ram_dst)
         self.freeze(ram_dst)
@@ -231,7 +231,9 @@ class SilentPeerTest(FaultTest):
         self.verify_lives(door)
         door_dst.process.send_signal(signal.SIGCONT)
 
-        self.assertEqual(self.query(ready_dst)["status"], "device")
+        info = self.query(ready_dst)
+        self.assertEqual(info["status"], "device")
+        self.assertIn("the source is silent", info["error-desc"])
         self.assert_waits(ready_dst)
         ready.process.send_signal(signal.SIGCONT)
         # It finds READY, and that it is far too late to decide: it calls the switchover off, the

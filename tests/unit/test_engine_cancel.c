@@ -29,16 +29,27 @@ static void nap(uint64_t ms)
 	(void)nanosleep(&ts, NULL);
 }
 
-static void cancel(struct pair *p)
+/* The time is printed, since how long it takes on a busy machine is no question of right or wrong.
+ */
+static void cancel_while(struct pair *p, const char *what)
 {
-	uint64_t begin_ns = clock_mono_ns();
+	uint64_t begin_ns = clock_mono_ns(), took_ns;
 
 	mig_source_cancel(p->src->source);
+	ck_assert(synth_wait(p->src, WATCH_ENDED));
+	took_ns = clock_mono_ns() - begin_ns;
+	if (what)
+		printf("cancelled while %s: %.1f ms\n", what, (double)took_ns / (double)NS_PER_MS);
 	pair_keeps(p, MIG_CANCELLED, "the guest keeps running here");
-	ck_assert_uint_lt(clock_mono_ns() - begin_ns, 15 * NS_PER_SEC);
+	ck_assert_uint_lt(took_ns, 15 * NS_PER_SEC);
 	/* Once more is no error and changes nothing. */
 	mig_source_cancel(p->src->source);
 	ck_assert_int_eq(synth_status(p->src).state, MIG_CANCELLED);
+}
+
+static void cancel(struct pair *p)
+{
+	cancel_while(p, NULL);
 }
 
 /* The other side accepts (the kernel does) and never says a word. */
@@ -58,10 +69,40 @@ START_TEST(in_setup)
 	synth_send(p.src, uri, 0, 300);
 	ck_assert(synth_wait(p.src, WATCH(MIG_SETUP)));
 	nap(20);
-	cancel(&p);
+	cancel_while(&p, "agreeing");
 	ck_assert_uint_eq(atomic_load(&p.src->calls[SYNTH_START]), 0);
 	pair_again(&p);
 	pair_down(&p);
+	(void)close(fd);
+}
+END_TEST
+
+/* The connection is never made: the other side's queue is full, its kernel says nothing. */
+START_TEST(while_connecting)
+{
+	struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t len = sizeof(sa);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), full[4];
+	char uri[64];
+	struct pair p;
+
+	ck_assert_int_eq(bind(fd, (struct sockaddr *)&sa, len), 0);
+	ck_assert_int_eq(listen(fd, 0), 0);
+	ck_assert_int_eq(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		full[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		(void)connect(full[i], (struct sockaddr *)&sa, len);
+	}
+	(void)snprintf(uri, sizeof(uri), "tcp:127.0.0.1:%u", ntohs(sa.sin_port));
+	up(&p, 21);
+	synth_send(p.src, uri, 0, 300);
+	ck_assert(synth_wait(p.src, WATCH(MIG_SETUP)));
+	nap(20);
+	cancel_while(&p, "connecting");
+	pair_again(&p);
+	pair_down(&p);
+	for (unsigned i = 0; i < 4; i++)
+		(void)close(full[i]);
 	(void)close(fd);
 }
 END_TEST
@@ -91,7 +132,7 @@ START_TEST(while_active)
 	up(&p, 3);
 	pair_send(&p, 1);
 	ck_assert(watch_wait_pass(&p.src->watch, 3, SYNTH_WAIT_MS));
-	cancel(&p);
+	cancel_while(&p, "sending");
 	ck_assert_uint_eq(atomic_load(&p.src->calls[SYNTH_PAUSE]), 0);
 	ck_assert(synth_wait(p.dst, WATCH(MIG_FAILED)));
 	pair_again(&p);
@@ -108,7 +149,41 @@ START_TEST(while_limited)
 	synth_send(p.src, synth_uri(p.dst), 64 << 10, 300);
 	ck_assert(watch_wait_pass(&p.src->watch, 1, SYNTH_WAIT_MS));
 	nap(30);
-	cancel(&p);
+	cancel_while(&p, "waiting for bandwidth");
+	pair_again(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* The destination takes its time over what it was sent: the end of a pass, a rehearsal. */
+START_TEST(while_rehearsing)
+{
+	struct pair p;
+
+	pair_up_rehearsing(&p, PAIR_MIB, 22);
+	synth_start_writer(p.src, 0, 256, 2000);
+	atomic_store(&p.dst->delay_ns[SYNTH_REHEARSE_APPLY], 600 * NS_PER_MS);
+	pair_send(&p, 300);
+	while (!atomic_load(&p.dst->calls[SYNTH_REHEARSE_APPLY]))
+		nap(1);
+	cancel_while(&p, "rehearsing");
+	ck_assert_uint_eq(atomic_load(&p.src->calls[SYNTH_PAUSE]), 0);
+	pair_again(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* One harvest cannot be cut short; nothing is waited for after it. */
+START_TEST(while_syncing)
+{
+	struct pair p;
+
+	up(&p, 23);
+	atomic_store(&p.src->delay_ns[SYNTH_HARVEST], 60 * NS_PER_MS);
+	pair_send(&p, 300);
+	while (!atomic_load(&p.src->calls[SYNTH_HARVEST]))
+		nap(1);
+	cancel_while(&p, "syncing (60 ms)");
 	pair_again(&p);
 	pair_down(&p);
 }
@@ -131,7 +206,7 @@ static void cancel_in(enum synth_call call, bool at_dest, uint64_t seed)
 		before = atomic_load(&slow->calls[call]);
 	}
 	nap(30);
-	cancel(&p);
+	cancel_while(&p, at_dest ? "the destination loads" : "the guest is stopped (300 ms)");
 	ck_assert_uint_eq(atomic_load(&p.src->calls[SYNTH_RESUME]), 1);
 	ck_assert_uint_eq(atomic_load(&p.dst->calls[SYNTH_TAKEN_OVER]), 0);
 	pair_again(&p);
@@ -252,5 +327,6 @@ START_TEST(dest_freed)
 }
 END_TEST
 
-PAIR_MAIN("engine-cancel", 60, in_setup, at_once, while_active, while_limited, while_pausing,
-	  while_collecting, while_loading, at_any_time, after_the_commit, by_free, dest_freed)
+PAIR_MAIN("engine-cancel", 60, in_setup, while_connecting, at_once, while_active, while_limited,
+	  while_rehearsing, while_syncing, while_pausing, while_collecting, while_loading,
+	  at_any_time, after_the_commit, by_free, dest_freed)

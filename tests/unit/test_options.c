@@ -86,6 +86,8 @@ static const char *const accepted[] = {
 	"--kernel|k|--cpu|baseline,+avx2,-cx16",
 	"--incoming|defer|--cpu=host,-avx512f",
 	"--cpu|help",
+	"--kernel|k|--dirty-ring|256",
+	"--kernel|k|--dirty-ring|65536",
 };
 
 START_TEST(good)
@@ -141,6 +143,11 @@ static const struct {
 	{"--kernel|k|--mem|1048577", "multiple"},
 	{"--kernel|k|--mem|3M|--mem-backend|hugetlb", "2M"},
 	{"--kernel|k|--mem-backend|huge", "hugetlb"},
+	{"--kernel|k|--dirty-ring|0", "256"},
+	{"--kernel|k|--dirty-ring|128", "256"},
+	{"--kernel|k|--dirty-ring|1000", "power of two"},
+	{"--kernel|k|--dirty-ring|131072", "65536"},
+	{"--kernel|k|--dirty-ring|many", "--dirty-ring"},
 	{"--kernel|k|--cpus|0", "64"},
 	{"--kernel|k|--cpus|65", "64"},
 	{"--kernel|k|--cpu|486", "host or baseline"},

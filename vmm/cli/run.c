@@ -101,6 +101,7 @@ static int create(struct session *s, const struct run_options *o, int kvm_fd, st
 		.mem_backend = o->mem_backend,
 		.n_cpus = o->n_cpus,
 		.cpu = &o->cpu,
+		.dirty_ring = o->dirty_ring,
 		.kernel = o->incoming ? NULL : o->kernel,
 		.initrd = o->incoming ? NULL : o->initrd,
 		.cmdline = o->incoming ? NULL : o->cmdline,

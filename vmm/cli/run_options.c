@@ -60,6 +60,17 @@ static int set_mem(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_dirty_ring(void *out, const char *value, struct err *e)
+{
+	uint64_t n;
+
+	if (number_parse(value, MACHINE_RING_MAX, &n) || n < MACHINE_RING_MIN || n & (n - 1))
+		return err_set(e, EINVAL, "expected a power of two from %d to %d", MACHINE_RING_MIN,
+			       MACHINE_RING_MAX);
+	((struct run_options *)out)->dirty_ring = (uint32_t)n;
+	return 0;
+}
+
 static int set_mem_backend(void *out, const char *value, struct err *e)
 {
 	if (mem_backend_parse(value, &((struct run_options *)out)->mem_backend))
@@ -247,6 +258,9 @@ static const struct opt run_table[] = {
 	{"cpus", "N", "virtual CPUs, 1 to 64 (default 1)", set_cpus},
 	{"cpu", "host|baseline[,-FEATURE][,+FEATURE]|help",
 	 "what processor the guest sees (default host); help lists names", set_cpu},
+	{"dirty-ring", "N",
+	 "learn of written pages by rings of N entries for each vCPU, not by KVM's log",
+	 set_dirty_ring},
 	{"name", "NAME", "the guest's name for the other commands (default vm-PID)", set_name},
 	{"control", "SOCK", "path of the control socket (default: see ferry(1))", set_control},
 	{"serial", "stdio|file:PATH|pty|unix:PATH|none", "the serial port (default stdio)",

@@ -16,6 +16,7 @@ struct run_options {
 	enum mem_backend mem_backend;
 	unsigned n_cpus;
 	struct cpu_model cpu;
+	uint32_t dirty_ring; /* entries of each vCPU's; 0: not given */
 	char name[CTL_NAME_MAX + 1];
 	const char *control; /* NULL: the default place of the name */
 	const char *serial;  /* NULL: not given */

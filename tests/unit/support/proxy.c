@@ -13,6 +13,8 @@
 
 #include "tests/unit/support/raw.h"
 
+#define MUTE_LOOK_MS 10
+
 /* One connection: fd[0] is the source, fd[1] the destination. */
 struct link {
 	struct proxy *p;
@@ -55,7 +57,9 @@ static void serve(struct proxy *p, int fd)
 					{.fd = l.ended[1] ? -1 : l.fd[1], .events = POLLIN},
 					{.fd = p->stop_fd, .events = POLLIN}};
 
-		if (poll(fds, 3, -1) < 0 || fds[2].revents)
+		if (atomic_load(&p->mute))
+			fds[0].fd = fds[1].fd = -1;
+		if (poll(fds, 3, MUTE_LOOK_MS) < 0 || fds[2].revents)
 			break;
 		for (unsigned way = 0; way < PROXY_WAYS && !l.cut; way++) {
 			if (fds[way].revents)

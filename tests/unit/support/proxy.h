@@ -9,6 +9,7 @@
 #define TESTS_UNIT_SUPPORT_PROXY_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,6 +27,8 @@ struct proxy {
 	/* of the next connection; read when it is accepted */
 	uint64_t cut_at[PROXY_WAYS];
 	bool reset; /* cut by RST, not by FIN */
+	atomic_bool
+		mute; /* nothing goes through any more, and the connections stay: now or later */
 	struct wbuf seen[PROXY_WAYS];
 };
 
