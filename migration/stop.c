@@ -39,7 +39,8 @@ bool mig_stop_is_set(const struct mig_stop *s)
 int mig_stop_wait(struct mig_stop *s, int fd, short events, uint64_t timeout_ns)
 {
 	uint64_t now = clock_mono_ns(), end = now + timeout_ns;
-	struct pollfd p[2] = {{.fd = s->fd, .events = POLLIN}, {.fd = fd, .events = events}};
+	struct pollfd p[2] = {{.fd = s ? s->fd : -1, .events = POLLIN},
+			      {.fd = fd, .events = events}};
 
 	for (;; now = clock_mono_ns()) {
 		uint64_t left = now < end ? end - now : 0;
@@ -49,7 +50,7 @@ int mig_stop_wait(struct mig_stop *s, int fd, short events, uint64_t timeout_ns)
 
 		if (n < 0 && errno != EINTR)
 			return -errno;
-		if (mig_stop_is_set(s))
+		if (s && mig_stop_is_set(s))
 			return -ECANCELED;
 		if (n > 0 && p[1].revents)
 			return 0;

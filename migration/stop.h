@@ -23,7 +23,7 @@ bool mig_stop_is_set(const struct mig_stop *s);
 
 /*
  * Wait until fd has one of `events` (POLLIN ...; fd -1: only the time), timeout_ns passes, or the
- * stop is set. 0 when fd is ready, -ETIMEDOUT, -ECANCELED, or -errno.
+ * stop is set (s NULL: nothing can). 0 when fd is ready, -ETIMEDOUT, -ECANCELED, or -errno.
  */
 int mig_stop_wait(struct mig_stop *s, int fd, short events, uint64_t timeout_ns);
 

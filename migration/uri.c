@@ -11,7 +11,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "migration/lookup.h"
+
 #define LISTEN_BACKLOG    4
+#define LISTEN_LOOKUP_NS  (5 * NS_PER_SEC)
 #define PEER_DEAD_MS      5000u /* unacknowledged data for so long: the peer is gone */
 #define KEEPALIVE_IDLE_S  2
 #define KEEPALIVE_EVERY_S 1
@@ -105,18 +109,9 @@ static int connect_one(const struct sockaddr *sa, socklen_t len, struct mig_stop
 	return 0;
 }
 
-static int resolve(const struct mig_uri *u, int flags, struct addrinfo **out, struct err *e)
+static const char *host_of(const struct mig_uri *u)
 {
-	struct addrinfo hints = {.ai_family = AF_UNSPEC,
-				 .ai_socktype = SOCK_STREAM,
-				 .ai_flags = flags | AI_NUMERICSERV};
-	int rc = getaddrinfo(u->host[0] ? u->host : "127.0.0.1", u->port, &hints, out);
-
-	if (rc)
-		return err_set(e, rc == EAI_SYSTEM ? errno : EHOSTUNREACH,
-			       "cannot find the host '%s': %s", u->host,
-			       rc == EAI_SYSTEM ? strerror(errno) : gai_strerror(rc));
-	return 0;
+	return u->host[0] ? u->host : "127.0.0.1";
 }
 
 static struct sockaddr_un unix_address(const struct mig_uri *u)
@@ -138,7 +133,7 @@ int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t tim
 		rc = connect_one((struct sockaddr *)&sun, sizeof(sun), stop, timeout_ns, fd);
 		return rc ? err_sys(e, -rc, "cannot connect to %s", u->path) : 0;
 	}
-	rc = resolve(u, 0, &list, e);
+	rc = mig_lookup(host_of(u), u->port, 0, stop, timeout_ns, &list, e);
 	if (rc)
 		return rc;
 	rc = -EHOSTUNREACH;
@@ -146,8 +141,7 @@ int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t tim
 		rc = connect_one(a->ai_addr, a->ai_addrlen, stop, timeout_ns, fd);
 	freeaddrinfo(list);
 	if (rc)
-		return err_sys(e, -rc, "cannot connect to %s:%s",
-			       u->host[0] ? u->host : "127.0.0.1", u->port);
+		return err_sys(e, -rc, "cannot connect to %s:%s", host_of(u), u->port);
 	mig_socket_tune(*fd);
 	return 0;
 }
@@ -194,15 +188,15 @@ static int listen_unix(const struct mig_uri *u, int *fd, struct err *e)
 static int listen_tcp(const struct mig_uri *u, int *fd, struct err *e)
 {
 	struct addrinfo *list = NULL;
-	int on = 1, s, rc = resolve(u, AI_PASSIVE, &list, e);
+	int on = 1, s, rc;
 
+	rc = mig_lookup(host_of(u), u->port, AI_PASSIVE, NULL, LISTEN_LOOKUP_NS, &list, e);
 	if (rc)
 		return rc;
 	s = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (s < 0 || setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) ||
 	    bind(s, list->ai_addr, list->ai_addrlen) || listen(s, LISTEN_BACKLOG)) {
-		rc = err_sys(e, errno, "cannot listen at %s:%s", u->host[0] ? u->host : "127.0.0.1",
-			     u->port);
+		rc = err_sys(e, errno, "cannot listen at %s:%s", host_of(u), u->port);
 		if (s >= 0)
 			(void)close(s);
 	} else {

@@ -24,15 +24,17 @@ struct mig_uri {
 int mig_uri_parse(const char *text, struct mig_uri *out, struct err *e);
 
 /*
- * A connected, non-blocking socket in *fd. Every address of the host is tried, timeout_ns for each.
- * The message has the address and the reason; -ECANCELED when the stop was set.
+ * A connected, non-blocking socket in *fd. Looking up a host's name takes timeout_ns at most; then
+ * every address of the host is tried, timeout_ns for each. The message has the address and the
+ * reason; -ECANCELED when the stop was set.
  */
 int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t timeout_ns, int *fd,
 		    struct err *e);
 
 /*
  * A listening, non-blocking socket in *fd and the URI that peers can use (real port) in name. A
- * UNIX socket gets mode 0600; a stale one (nobody listens) is replaced, a live one is refused.
+ * UNIX socket gets mode 0600; a stale one (nobody listens) is replaced, a live one is refused. A
+ * host's name (not an address) is looked up meanwhile, for 5 seconds at most.
  */
 int mig_uri_listen(const struct mig_uri *u, int *fd, char name[MIG_URI_BYTES], struct err *e);
 
