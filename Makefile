@@ -174,6 +174,23 @@ tsan:	## check-unit and check-kvm with ThreadSanitizer
 	@+TEST_WRAP=$$(setarch -R true 2>/dev/null && echo setarch -R); export TEST_WRAP; \
 	$(call sanitized,tsan,thread)
 
+# A build of its own, by clang; the targets share the time.
+FUZZ_SECONDS ?= 60
+FUZZ_SRCS := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_BINS := $(FUZZ_SRCS:%.c=$(BUILD)/%)
+$(FUZZ_BINS): $(BUILD)/tests/fuzz/%: tests/fuzz/%.c $(LIB)
+	@echo "  FUZZ    $@"
+	@mkdir -p $(@D)
+	@$(COMPILE) $(FERRY_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
+
+.PHONY: fuzz fuzz-run
+fuzz:	## hostile guests and a hostile migration source, made up by libFuzzer (FUZZ_SECONDS=60 in all)
+	@+$(MAKE) --no-print-directory CC=clang BUILD=$(BUILD)/fuzz \
+		SAN=fuzzer-no-link$(comma)address$(comma)undefined fuzz-run
+
+fuzz-run: $(FUZZ_BINS)
+	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_BINS)
+
 bench: all	## the figures of docs/benchmarks.md
 	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "tests/bench/run is not there"; fi
 

@@ -4,10 +4,7 @@
  * likes, between turns of the I/O thread, pauses and moves. Whatever it does, the device must
  * survive it, and a state that was saved must be one that can be loaded.
  *
- *   clang -g -O1 -D_GNU_SOURCE -I. -fsanitize=fuzzer,address,undefined -o /tmp/fuzz_vdev \
- *           tests/fuzz/fuzz_vdev.c virtio/[!bn]*.c virtio/balloon*.c \
- *           mem/mem.c mem/bits.c base/[!t]*.c
- *   /tmp/fuzz_vdev -max_len=2048 -max_total_time=60 2>/tmp/fuzz_vdev.log
+ * `make fuzz` builds and runs it; see CONTRIBUTING.md.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -3,10 +3,7 @@
  * Fuzz target for the queue walk. The input is a hostile driver: a few bytes choose the queue, the
  * rest is what lies in guest RAM, and it changes between two pops as well.
  *
- *   clang -g -O1 -D_GNU_SOURCE -I. -fsanitize=fuzzer,address,undefined -o /tmp/fuzz_vq \
- *           tests/fuzz/fuzz_vq.c virtio/queue.c mem/mem.c mem/bits.c base/err.c base/log.c \
- *           base/fields.c base/codec.c
- *   /tmp/fuzz_vq -max_len=4096 -max_total_time=60
+ * `make fuzz` builds and runs it; see CONTRIBUTING.md.
  */
 #include <stdlib.h>
 #include <string.h>
