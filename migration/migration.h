@@ -25,9 +25,11 @@
 #include "migration/machine.h"
 
 enum mig_state {
-	MIG_NONE,       /* destination: waiting for a source */
-	MIG_SETUP,      /* connecting, agreeing on what is moved */
-	MIG_ACTIVE,     /* RAM is being sent, the guest runs at the source */
+	MIG_NONE,   /* destination: waiting for a source */
+	MIG_SETUP,  /* connecting, agreeing on what is moved */
+	MIG_ACTIVE, /* RAM is being sent, the guest runs at the source */
+	/* the guest is paused at the source for the switchover, which waits for the user's word */
+	MIG_PRE_SWITCHOVER,
 	MIG_DEVICE,     /* switchover: paused at the source, last pages and state under way */
 	MIG_COMPLETED,  /* the destination owns the guest */
 	MIG_FAILED,     /* the source owns the guest */
@@ -68,6 +70,7 @@ bool mig_phase_is_dest(enum mig_phase p);
 struct mig_params {
 	uint64_t max_bandwidth_bytes_s; /* MIG_BANDWIDTH_UNLIMITED = as fast as it goes */
 	uint64_t downtime_limit_ms;
+	bool pause_before_switchover; /* MIG_PRE_SWITCHOVER until mig_source_continue() */
 };
 
 /* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
@@ -137,6 +140,11 @@ struct mig_source_config {
  */
 int mig_source_start(struct mig_source **out, const struct mig_source_config *cfg, struct err *e);
 void mig_source_cancel(struct mig_source *s);
+/*
+ * MIG_PRE_SWITCHOVER only (-EINVAL): go on. From here on the downtime limit calls nothing off any
+ * more: the guest has been paused for as long as the user liked.
+ */
+int mig_source_continue(struct mig_source *s, struct err *e);
 void mig_source_set_params(struct mig_source *s, const struct mig_params *p);
 void mig_source_status(struct mig_source *s, struct mig_status *out);
 /* No longer under way: completed, failed, cancelled or undecided. */

@@ -16,15 +16,11 @@
 const char *mig_state_name(enum mig_state s)
 {
 	static const char *const names[] = {
-		[MIG_NONE] = "none",
-		[MIG_SETUP] = "setup",
-		[MIG_ACTIVE] = "active",
-		[MIG_DEVICE] = "device",
-		[MIG_COMPLETED] = "completed",
-		[MIG_FAILED] = "failed",
-		[MIG_CANCELLING] = "cancelling",
-		[MIG_CANCELLED] = "cancelled",
-		[MIG_UNDECIDED] = "undecided",
+		[MIG_NONE] = "none",           [MIG_SETUP] = "setup",
+		[MIG_ACTIVE] = "active",       [MIG_PRE_SWITCHOVER] = "pre-switchover",
+		[MIG_DEVICE] = "device",       [MIG_COMPLETED] = "completed",
+		[MIG_FAILED] = "failed",       [MIG_CANCELLING] = "cancelling",
+		[MIG_CANCELLED] = "cancelled", [MIG_UNDECIDED] = "undecided",
 	};
 
 	return names[s];
@@ -452,6 +448,7 @@ int mig_source_start(struct mig_source **out, const struct mig_source_config *cf
 	s->params = cfg->params;
 	(void)snprintf(s->peer, sizeof(s->peer), "%s", strchr(cfg->uri, ':') + 1);
 	(void)snprintf(s->guest_name, sizeof(s->guest_name), "%.64s", cfg->guest_name);
+	s->go.fd = -1;
 	s->begin_ns = clock_mono_ns();
 	s->status.state = MIG_SETUP;
 	s->status.page_bytes = MEM_PAGE_BYTES;
@@ -464,8 +461,11 @@ int mig_source_start(struct mig_source **out, const struct mig_source_config *cf
 		s->token = clock_real_ns() ^ clock_mono_ns() << 20;
 	rc = mig_stop_init(&s->stop);
 	if (!rc)
+		rc = mig_stop_init(&s->go);
+	if (!rc)
 		rc = -pthread_create(&s->thread, NULL, coordinator, s);
 	if (rc) {
+		mig_stop_free(&s->go);
 		mig_stop_free(&s->stop);
 		(void)pthread_mutex_destroy(&s->lock);
 		free(s);
@@ -486,6 +486,21 @@ void mig_source_cancel(struct mig_source *s)
 			mig_chan_abort(s->chan);
 	}
 	pthread_mutex_unlock(&s->lock);
+}
+
+int mig_source_continue(struct mig_source *s, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->status.state == MIG_PRE_SWITCHOVER)
+		mig_stop_set(&s->go);
+	else
+		rc = err_set(e, EINVAL,
+			     "no switchover waits for a word here: the migration is '%s'",
+			     mig_state_name(s->status.state));
+	pthread_mutex_unlock(&s->lock);
+	return rc;
 }
 
 void mig_source_set_params(struct mig_source *s, const struct mig_params *p)
@@ -526,6 +541,7 @@ void mig_source_free(struct mig_source *s)
 	mig_bitmap_free(&s->bitmap);
 	mig_free_destroy(&s->free);
 	wire_reader_free(&s->reader);
+	mig_stop_free(&s->go);
 	mig_stop_free(&s->stop);
 	(void)pthread_mutex_destroy(&s->lock);
 	free(s);

@@ -26,7 +26,7 @@ struct mig_source {
 	char guest_name[WIRE_NAME_BYTES];
 	pthread_t thread;
 	uint64_t begin_ns;
-	struct mig_stop stop;
+	struct mig_stop stop, go; /* go: the user's word in MIG_PRE_SWITCHOVER */
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	struct mig_status status;
@@ -64,6 +64,8 @@ struct mig_source {
 	uint64_t mark_ns;   /* when the phase under way began */
 	uint64_t took_ns[MIG_PHASES];
 	uint64_t plan_ns[MIG_PHASES]; /* the prediction that it began with */
+	bool hold;                    /* wait for the user before going on */
+	bool held;                    /* by the user: the limit counts no more */
 	uint64_t dark_until_ns; /* the source must have committed by then, or the guest goes on */
 	bool ended_state;       /* END is out: the destination makes itself ready */
 	unsigned readies_owed;  /* READYs still to come, those to switchovers called off included */

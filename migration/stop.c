@@ -31,6 +31,14 @@ void mig_stop_set(struct mig_stop *s)
 	(void)!write(s->fd, &one, sizeof(one));
 }
 
+void mig_stop_clear(struct mig_stop *s)
+{
+	uint64_t n;
+
+	(void)!read(s->fd, &n, sizeof(n));
+	atomic_store(&s->set, false);
+}
+
 bool mig_stop_is_set(const struct mig_stop *s)
 {
 	return atomic_load(&s->set);

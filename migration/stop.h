@@ -2,7 +2,7 @@
 /*
  * A flag that also wakes sleepers: how a cancel reaches a thread wherever it waits.
  *
- * Threads: set from any thread; waited on by one. A stop stays set for the object's life.
+ * Threads: set from any thread; waited on by one. A stop stays set until it is cleared.
  */
 #ifndef MIGRATION_STOP_H
 #define MIGRATION_STOP_H
@@ -19,6 +19,8 @@ struct mig_stop {
 int mig_stop_init(struct mig_stop *s);
 void mig_stop_free(struct mig_stop *s);
 void mig_stop_set(struct mig_stop *s);
+/* Not set any more. Nobody may wait for it or set it at the same time. */
+void mig_stop_clear(struct mig_stop *s);
 bool mig_stop_is_set(const struct mig_stop *s);
 
 /*

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The source's half of the handover (docs/handover.md): from the pause to the commit and after. */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 
 #include "migration/source_state.h"
@@ -19,6 +20,8 @@
 /* When the guest should run again at the latest. */
 static uint64_t limit_at_ns(struct mig_source *s)
 {
+	if (s->held)
+		return s->dark_until_ns;
 	return s->paused_ns + mig_source_params(s).downtime_limit_ms * NS_PER_MS;
 }
 
@@ -26,6 +29,7 @@ static void begin_clock(struct mig_source *s)
 {
 	s->paused_ns = clock_mono_ns();
 	s->mark_ns = s->paused_ns;
+	s->held = false;
 	s->dark_until_ns = limit_at_ns(s) + DARK_EXTRA_NS;
 	memset(s->took_ns, 0, sizeof(s->took_ns));
 	mig_chan_set_deadline(s->chan, s->dark_until_ns);
@@ -128,6 +132,36 @@ static int pause_guest(struct mig_source *s, struct err *e)
 		err_prefix(e, "pausing the guest");
 	phase_done(s, MIG_PHASE_PAUSE);
 	return rc;
+}
+
+/* pause-before-switchover: the guest is paused until the user says so, or cancels. */
+static int hold(struct mig_source *s, struct err *e)
+{
+	int rc = -ETIMEDOUT, heard;
+
+	if (!s->hold)
+		return 0;
+	mig_chan_set_deadline(s->chan, 0);
+	mig_stop_clear(&s->go);
+	mig_source_state(s, MIG_PRE_SWITCHOVER);
+	while (rc == -ETIMEDOUT) {
+		rc = mig_stop_wait(&s->stop, s->go.fd, POLLIN, LIMIT_SLICE_NS);
+		if (rc == -ECANCELED)
+			return err_set(e, ECANCELED, "cancelled");
+		/* It is a long time for a destination to go away in. */
+		heard = rc == -ETIMEDOUT ? mig_source_heed(s, e) : 0;
+		if (heard)
+			return heard;
+	}
+	if (rc)
+		return err_sys(e, -rc, "cannot wait for the word to go on");
+	phase_done(s, MIG_PHASE_HELD);
+	s->held = true;
+	s->dark_until_ns =
+		s->mark_ns + DARK_EXTRA_NS + mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+	mig_chan_set_deadline(s->chan, s->dark_until_ns);
+	mig_source_state(s, MIG_DEVICE);
+	return 0;
 }
 
 static int collect(struct mig_source *s, struct err *e)
@@ -268,7 +302,8 @@ static int before_commit(struct mig_source *s, enum mig_phase *reached, struct e
 		int (*step)(struct mig_source *s, struct err *e);
 		enum mig_phase phase, next;
 	} steps[] = {
-		{pause_guest, MIG_PHASE_PAUSE, MIG_PHASE_COLLECT},
+		{pause_guest, MIG_PHASE_PAUSE, MIG_PHASE_HELD},
+		{hold, MIG_PHASE_HELD, MIG_PHASE_COLLECT},
 		{collect, MIG_PHASE_COLLECT, MIG_PHASE_SYNC},
 		{last_sync, MIG_PHASE_SYNC, MIG_PHASE_PAGES},
 		{last_pages, MIG_PHASE_PAGES, MIG_PHASE_STATE},
@@ -297,9 +332,17 @@ int mig_switchover(struct mig_source *s, struct err *e)
 	int rc;
 
 	mig_source_figures(s); /* what was precopy */
-	mig_source_state(s, MIG_DEVICE);
+	s->hold = mig_source_params(s).pause_before_switchover;
+	if (!s->hold)
+		mig_source_state(s, MIG_DEVICE);
 	s->ended_state = false;
 	rc = before_commit(s, &reached, e);
+	if (rc == MIG_CALLED_OFF && s->held)
+		/* The user was told that it goes on, and should hear that it did not. */
+		rc = err_set(e, ETIMEDOUT, "the switchover took longer than %llu s",
+			     (unsigned long long)((s->dark_until_ns - s->paused_ns -
+						   s->took_ns[MIG_PHASE_HELD]) /
+						  NS_PER_SEC));
 	if (rc == MIG_CALLED_OFF)
 		return call_off(s, reached, e);
 	if (!rc)

@@ -105,5 +105,75 @@ class DowntimeTest(FaultTest):
         self.verify_lives(destination)
 
 
+class PauseTest(FaultTest):
+    """The guest stands still before its switchover until somebody says so."""
+
+    def switch_on(self, source):
+        source.qmp.execute("migrate-set-capabilities", capabilities=[
+            {"capability": "pause-before-switchover", "state": True},
+            {"capability": "events", "state": True}])
+
+    def wait_held(self, source):
+        source.wait_migration(30, ("pre-switchover",))
+        self.assertEqual(source.status(), "finish-migrate")
+        self.assertIn("error", source.qmp.try_execute("cont"))
+
+    def test_by_qmp(self):
+        destination, uri = self.wait_at()
+        source = self.writer(cmdline=TINY)
+        self.assertIn("error", source.qmp.try_execute("migrate-continue", state="pre-switchover"))
+        self.switch_on(source)
+        source.qmp.events.clear()
+        source.qmp.execute("migrate", uri=uri)
+        self.wait_held(source)
+        self.assert_waits(destination)
+        self.assertIn("error", source.qmp.try_execute("migrate-continue", state="device"))
+        source.qmp.execute("migrate-continue", state="pre-switchover")
+        info = source.wait_migration(30)
+        self.assertGreater(info["x-ferry-downtime-phases"]["source"]["held"], 0)
+        states = [e["data"]["status"] for e in source.qmp.events if e["event"] == "MIGRATION"]
+        self.assertEqual(states, ["setup", "active", "pre-switchover", "device", "completed"])
+        destination.wait_status("running", 10)
+        self.verify_lives(destination)
+
+    def test_cancelled(self):
+        destination, uri = self.wait_at()
+        source = self.writer(cmdline=TINY)
+        self.switch_on(source)
+        source.qmp.execute("migrate", uri=uri)
+        self.wait_held(source)
+        source.qmp.execute("migrate_cancel")
+        self.assert_failed(source, "cancelled", status="cancelled")
+        self.verify_lives(source)
+        self.wait_dest(destination, "failed")
+        source.qmp.execute("migrate-set-capabilities", capabilities=[
+            {"capability": "pause-before-switchover", "state": False}])
+        self.succeeds(source, destination, uri)
+
+    def test_by_command(self):
+        destination, uri = self.wait_at()
+        source = self.writer(cmdline=TINY)
+        self.ferry("continue", source.control_path, status=1)
+        process = subprocess.Popen([FERRY, "migrate", "--pause-before-switchover",
+                                    source.control_path, uri], stdin=subprocess.DEVNULL, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   preexec_fn=ferrylab.die_with_parent)
+        try:
+            self.wait_held(source)
+            time.sleep(0.3)
+            self.assertIsNone(process.poll())
+            self.ferry("continue", source.control_path)
+            output = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        self.assertEqual(process.returncode, 0, output)
+        self.assertIn("ferry continue", output)
+        self.assertIn("held", output)
+        destination.wait_status("running", 10)
+        self.verify_lives(destination)
+
+
 if __name__ == "__main__":
     sys.exit(main())

@@ -192,11 +192,15 @@ START_TEST(capabilities)
 	ck_assert_int_eq(set_caps(&caps, "[5]"), -EINVAL);
 	ck_assert_int_eq(set_caps(&caps, "[[]]"), -EINVAL);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"mapped-ram\", \"state\": true}]"), 0);
-	ck_assert(caps.events && caps.mapped_ram);
+	ck_assert(caps.events && caps.mapped_ram && !caps.pause_before_switchover);
 	o = migrate_caps_json(&caps);
-	ck_assert_uint_eq(json_array_size(o), 2);
+	ck_assert_uint_eq(json_array_size(o), 3);
 	ck_assert(json_is_true(json_object_get(json_array_get(o, 0), "state")));
 	json_decref(o);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"pause-before-switchover\", "
+					 "\"state\": true}]"),
+			 0);
+	ck_assert(caps.events && caps.pause_before_switchover);
 }
 END_TEST
 

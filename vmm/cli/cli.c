@@ -16,6 +16,8 @@ const struct cli_command cli_commands[] = {
 	{"stop", cli_stop, "GUEST", "pause a guest"},
 	{"cont", cli_cont, "GUEST [--token TOKEN | --force]", "let a paused guest go on"},
 	{"cancel", cli_cancel, "GUEST", "cancel the migration of a guest, which stays where it is"},
+	{"continue", cli_continue, "GUEST",
+	 "let a migration go on that waits before its switchover"},
 	{"quit", cli_quit, "GUEST", "end a guest's process, and the guest if it is there"},
 	{"list", cli_list, "[--json]", "the guests of this user on this host"},
 	{"version", cli_version, "", "ferry's version"},

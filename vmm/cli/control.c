@@ -45,6 +45,11 @@ int cli_cancel(int argc, char *const *argv)
 	return simple("cancel", "migrate_cancel", 0, argc, argv);
 }
 
+int cli_continue(int argc, char *const *argv)
+{
+	return simple("continue", "migrate-continue", 0, argc, argv);
+}
+
 /* Done when the guest's process has let go of everything, its name included. */
 int cli_quit(int argc, char *const *argv)
 {

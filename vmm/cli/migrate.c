@@ -23,7 +23,7 @@
 #define LINE_BYTES     256
 
 struct migrate_options {
-	bool json;
+	bool json, hold;
 	uint64_t limit_ms, bandwidth;
 	json_t *free_pages; /* NULL: none */
 };
@@ -35,7 +35,7 @@ struct follow {
 	struct client *client;
 	int signal_fd;
 	bool terminal, line_open; /* a live line without its newline is on the terminal */
-	bool hinted, hinted_least, cancelling;
+	bool hinted, hinted_least, hinted_hold, cancelling;
 	uint64_t next_line_ns, cancelled_ns;
 	json_t *answer; /* the latest query-migrate, and what was read from it */
 	struct progress now;
@@ -45,6 +45,13 @@ static int set_json(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct migrate_options *)out)->json = true;
+	return 0;
+}
+
+static int set_hold(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct migrate_options *)out)->hold = true;
 	return 0;
 }
 
@@ -98,6 +105,8 @@ static const struct opt migrate_table[] = {
 	 set_bandwidth},
 	{"free-pages", "GPA+LEN,...", "what the guest does not need of its RAM: not sent",
 	 set_free_pages},
+	{"pause-before-switchover", NULL, "wait, the guest paused, for 'ferry continue GUEST'",
+	 set_hold},
 	{"json", NULL, "progress and result as one JSON object a line", set_json},
 	{NULL, NULL, NULL, NULL},
 };
@@ -140,6 +149,18 @@ static void hint_least(struct follow *f)
 		      (double)(f->now.limit_ns / NS_PER_MS));
 }
 
+static void hint_hold(struct follow *f)
+{
+	if (f->hinted_hold || strcmp(f->now.status, "pre-switchover") != 0)
+		return;
+	f->hinted_hold = true;
+	end_live_line(f);
+	(void)fprintf(stderr,
+		      "ferry: the guest is paused and waits for its switchover: 'ferry continue "
+		      "%s' lets it go on, Ctrl-C cancels.\n",
+		      f->target);
+}
+
 static void hint(struct follow *f)
 {
 	hint_least(f);
@@ -168,6 +189,8 @@ static void show(struct follow *f)
 	char line[LINE_BYTES];
 	uint64_t now_ns = clock_mono_ns();
 
+	if (!f->opts->json)
+		hint_hold(f);
 	if (!f->terminal && now_ns < f->next_line_ns)
 		return;
 	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
@@ -287,9 +310,10 @@ static int wait_a_little(struct follow *f, struct err *e)
 /* With the defaults as well: options of an earlier migration shall not stay in force. */
 static json_t *migrate_args(const struct follow *f)
 {
-	return json_pack("{s:s,s:I,s:I,s:O*}", "uri", f->uri, "downtime-limit",
+	return json_pack("{s:s,s:I,s:I,s:b,s:O*}", "uri", f->uri, "downtime-limit",
 			 (json_int_t)f->opts->limit_ms, "max-bandwidth",
-			 (json_int_t)f->opts->bandwidth, "x-ferry-free-pages", f->opts->free_pages);
+			 (json_int_t)f->opts->bandwidth, "pause-before-switchover",
+			 (int)f->opts->hold, "x-ferry-free-pages", f->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */

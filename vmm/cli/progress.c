@@ -128,6 +128,7 @@ static void phases_row(const struct progress *p, const char *side, FILE *to)
 void progress_summary(const struct progress *p, FILE *to)
 {
 	char sent[TEXT], total[TEXT];
+	uint64_t held_ns;
 
 	(void)fprintf(to, "total time   %.3f s (setup %" PRIu64 " ms)\n", ms(p->total_ns) / 1000,
 		      p->setup_ms);
@@ -143,7 +144,8 @@ void progress_summary(const struct progress *p, FILE *to)
 		phases_row(p, "source", to);
 		phases_row(p, "destination", to);
 	}
-	if (p->downtime_ns > p->limit_ns)
+	held_ns = number(json_object_get(p->phases, "source"), "held");
+	if (p->downtime_ns > p->limit_ns + held_ns)
 		(void)fprintf(to,
 			      "             over the limit: the handover itself took longer than "
 			      "predicted\n");

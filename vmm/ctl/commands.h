@@ -12,9 +12,9 @@ struct qmp_table session_commands(struct session *s);
 qmp_command_fn cmd_balloon, cmd_query_balloon;
 
 /* Those of migrate_commands.c. */
-qmp_command_fn cmd_migrate, cmd_migrate_incoming, cmd_migrate_cancel, cmd_query_migrate,
-	cmd_set_parameters, cmd_query_parameters, cmd_set_capabilities, cmd_query_capabilities,
-	cmd_commit;
+qmp_command_fn cmd_migrate, cmd_migrate_incoming, cmd_migrate_cancel, cmd_migrate_continue,
+	cmd_query_migrate, cmd_set_parameters, cmd_query_parameters, cmd_set_capabilities,
+	cmd_query_capabilities, cmd_commit;
 
 /* That of session_file.c. */
 qmp_command_fn cmd_save;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <string.h>
 
 #include "vmm/ctl/commands.h"
 #include "vmm/ctl/migrate_info.h"
@@ -25,6 +26,7 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
 	struct mig_params params = s->params;
+	const json_t *hold = json_object_get(args, "pause-before-switchover");
 	struct free_ranges free = {.n = 0};
 	const char *path = mig_file_uri_path(text_arg(args, "uri"));
 	int rc = migrate_params_set(&params, args, e);
@@ -32,6 +34,8 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	(void)ret; /* "detach" changes nothing: the command never waits */
 	if (!rc && path)
 		return save_to_file(s, path, e);
+	params.pause_before_switchover =
+		hold ? json_is_true(hold) : s->caps.pause_before_switchover;
 	if (!rc)
 		rc = migrate_free_ranges(&free, machine_mem(s->machine),
 					 json_object_get(args, "x-ferry-free-pages"), e);
@@ -55,6 +59,20 @@ int cmd_migrate_cancel(void *ctx, const json_t *args, json_t **ret, struct err *
 	(void)args, (void)ret, (void)e;
 	session_cancel(ctx);
 	return 0;
+}
+
+int cmd_migrate_continue(void *ctx, const json_t *args, json_t **ret, struct err *e)
+{
+	struct session *s = ctx;
+	const char *state = text_arg(args, "state");
+
+	(void)ret;
+	if (state && strcmp(state, mig_state_name(MIG_PRE_SWITCHOVER)) != 0)
+		return err_set(e, EINVAL, "a migration waits for a word in the state '%s' only",
+			       mig_state_name(MIG_PRE_SWITCHOVER));
+	if (!s->source)
+		return err_set(e, EINVAL, "no migration is under way");
+	return mig_source_continue(s->source, e);
 }
 
 int cmd_query_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)

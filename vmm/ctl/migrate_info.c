@@ -190,7 +190,6 @@ static const char *const absent_caps[] = {
 	"release-ram",
 	"block",
 	"return-path",
-	"pause-before-switchover",
 	"multifd",
 	"dirty-bitmaps",
 	"postcopy-blocktime",
@@ -219,6 +218,7 @@ static const struct {
 } caps_table[] = {
 	{"events", offsetof(struct migrate_caps, events)},
 	{"mapped-ram", offsetof(struct migrate_caps, mapped_ram)},
+	{"pause-before-switchover", offsetof(struct migrate_caps, pause_before_switchover)},
 };
 
 #define N_CAPS (sizeof(caps_table) / sizeof(caps_table[0]))

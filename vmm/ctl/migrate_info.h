@@ -30,6 +30,7 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e);
 struct migrate_caps {
 	bool events;
 	bool mapped_ram; /* file: addresses need it */
+	bool pause_before_switchover;
 };
 
 /*

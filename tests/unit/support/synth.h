@@ -133,6 +133,7 @@ struct synth {
 	struct watch watch;
 	const struct mig_free_source *free_sources; /* for synth_send() */
 	unsigned n_free_sources;
+	bool hold; /* the same: pause before the switchover */
 	struct mig_source *source;
 	struct mig_dest *dest;
 };

@@ -217,17 +217,18 @@ void synth_listen(struct synth *dst, const char *uri)
 
 void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t limit_ms)
 {
-	struct mig_source_config cfg = {
-		.uri = uri,
-		.guest_name = "synthetic",
-		.mem = src->mem,
-		.dirty = src->dirty,
-		.machine = src->machine,
-		.free_sources = src->free_sources,
-		.n_free_sources = src->n_free_sources,
-		.params = {.max_bandwidth_bytes_s = bandwidth, .downtime_limit_ms = limit_ms},
-		.on_event = watch_event,
-		.event_ctx = &src->watch};
+	struct mig_source_config cfg = {.uri = uri,
+					.guest_name = "synthetic",
+					.mem = src->mem,
+					.dirty = src->dirty,
+					.machine = src->machine,
+					.free_sources = src->free_sources,
+					.n_free_sources = src->n_free_sources,
+					.params = {.max_bandwidth_bytes_s = bandwidth,
+						   .downtime_limit_ms = limit_ms,
+						   .pause_before_switchover = src->hold},
+					.on_event = watch_event,
+					.event_ctx = &src->watch};
 	struct err e = ERR_INIT;
 
 	mig_source_free(src->source);
