@@ -60,15 +60,20 @@ static bool find_window(struct mig_pages *p)
 static int take_window(struct mig_pages *p, struct err *e)
 {
 	const struct bitset *b = &p->bitmap->blocks[p->block];
-	uint64_t n = 0;
+	uint64_t n = 0, pages = p->zero_streak;
 	int rc;
+
+	if (pages > MIG_WINDOW_PAGES_MAX)
+		pages = MIG_WINDOW_PAGES_MAX;
+	if (pages < p->window_pages)
+		pages = p->window_pages;
 
 	p->window_block = p->block;
 	p->window_first_word = p->word;
 	p->window_at = 0;
 	p->window_left = 0;
 	p->extent_end = 0; /* what was known was known before the pages were protected */
-	while (n < MIG_WINDOW_WORDS && p->word < b->n_words && p->window_left < p->window_pages) {
+	while (n < MIG_WINDOW_WORDS && p->word < b->n_words && p->window_left < pages) {
 		uint64_t taken = mig_bitmap_take(p->bitmap, p->block, p->word, ~0ull);
 
 		p->window[n++] = taken;
@@ -152,9 +157,11 @@ static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 			uint64_t page = (p->window_first_word + p->window_at) * 64 +
 					(uint64_t)__builtin_ctzll(*word);
 			uint8_t *at = b->hva + page * MEM_PAGE_BYTES;
+			bool zero = is_zero(p, b, page, at);
 
-			if (!add_page(c, p->chunk_pages, page, at, is_zero(p, b, page, at)))
+			if (!add_page(c, p->chunk_pages, page, at, zero))
 				return;
+			p->zero_streak = zero ? p->zero_streak + 1 : 0;
 			*word &= *word - 1;
 			p->window_left--;
 		}

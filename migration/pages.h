@@ -6,7 +6,8 @@
  * one protect() call re-protects exactly those pages, and only then are their bytes looked at. So a
  * fragmented stretch costs one call, and a page is never read before a later write to it would be
  * seen. The window is as large as the wire drains in a few milliseconds: a page that is protected
- * long before it is sent is likely to be written, faulted on and sent again.
+ * long before it is sent is likely to be written, faulted on and sent again. Where RAM turns out to
+ * be empty, which costs the wire nothing, windows grow with the pages that were.
  *
  * A *chunk* is one WIRE_PAGES frame cut from the window: zero pages as runs, others by reference
  * (the iovecs point into guest RAM) with a checksum each. The guest may change a page between
@@ -31,6 +32,7 @@ struct mig_pages {
 	struct mig_bitmap *bitmap;
 	const struct mig_dirty_source *source;
 	uint64_t window_pages; /* set bits to take at a time; the owner adapts it to the wire */
+	uint64_t zero_streak;  /* pages without bytes since the last one with */
 	uint32_t chunk_pages;  /* pages with bytes in a chunk, 1 to WIRE_CHUNK_PAGES */
 	/* the pass: where the next window begins */
 	unsigned block;

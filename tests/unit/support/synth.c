@@ -135,11 +135,24 @@ static int log_start(void *ctx, struct err *e)
 	pthread_mutex_lock(&s->lock);
 	rule(s->guest, !s->logging, "the log was started twice");
 	s->logging = true;
-	for (unsigned b = 0; b < s->mem->n_blocks; b++)
-		memset(s->log[b], s->cfg.initially_set ? 0xff : 0,
-		       bits_words(s->mem->blocks[b].n_pages) * sizeof(uint64_t));
+	for (unsigned b = 0; b < s->mem->n_blocks; b++) {
+		struct bitset *log = &s->log[b];
+
+		for (uint64_t w = 0; (w = bitset_next_word(log, w)) < log->n_words; w++)
+			(void)bitset_take(log, w, ~0ull);
+		if (s->cfg.initially_set)
+			bitset_fill(log);
+	}
 	pthread_mutex_unlock(&s->lock);
 	return 0;
+}
+
+/* The first word at or after `w` that the guest or the host wrote to. */
+static uint64_t next_written(const struct synth *s, unsigned b, uint64_t w)
+{
+	uint64_t guest = bitset_next_word(&s->log[b], w), host = mem_marks_next(s->mem, b, w);
+
+	return guest < host ? guest : host;
 }
 
 static int log_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
@@ -149,22 +162,22 @@ static int log_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
 
 	if (rc)
 		return rc;
+	pthread_mutex_lock(&s->lock);
+	rule(s->guest, s->logging, "harvest without a log");
+	pthread_mutex_unlock(&s->lock);
 	for (unsigned b = 0; b < s->mem->n_blocks; b++) {
-		uint64_t n_words = bits_words(s->mem->blocks[b].n_pages);
+		uint64_t n_words = s->log[b].n_words, w = next_written(s, b, 0);
 
-		for (uint64_t w = 0; w < n_words; w++) {
-			uint64_t bits;
-
+		while (w < n_words) {
 			pthread_mutex_lock(&s->lock);
-			rule(s->guest, s->logging, "harvest without a log");
-			/* A stretch under one lock: the words of 128 MiB. */
-			for (uint64_t end = w + 512; w < n_words && w < end; w++) {
-				bits = s->log[b][w] | mem_marks_take(s->mem, b, w);
-				if (bits)
-					(void)mig_bitmap_or(into, b, w, bits);
+			/* A stretch under one lock, so that the writers get their turns. */
+			for (unsigned i = 0; i < 512 && w < n_words; i++) {
+				(void)mig_bitmap_or(into, b, w,
+						    s->log[b].words[w] |
+							    mem_marks_take(s->mem, b, w));
+				w = next_written(s, b, w + 1);
 			}
 			pthread_mutex_unlock(&s->lock);
-			w--;
 		}
 	}
 	return 0;
@@ -186,7 +199,7 @@ static int log_protect(void *ctx, unsigned block, uint64_t first_word, const uin
 	for (uint64_t w = 0; w < n_words && first_word + w < bits_words(n_pages); w++) {
 		rule(s->guest, !(mask[w] & ~bits_word_mask(first_word + w, 0, n_pages)),
 		     "protect of pages behind the block's end");
-		s->log[block][first_word + w] &= ~mask[w];
+		(void)bitset_take(&s->log[block], first_word + w, mask[w]);
 		atomic_fetch_add(&s->protected_pages, (unsigned)__builtin_popcountll(mask[w]));
 	}
 	pthread_mutex_unlock(&s->lock);
@@ -374,7 +387,7 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 	struct synth *s = calloc(1, sizeof(*s));
 	struct err e = ERR_INIT;
 
-	if (!s || mem_create(&s->mem, MEM_ANON, cfg->ram_bytes, &e))
+	if (!s || mem_create(&s->mem, cfg->backend, cfg->ram_bytes, &e))
 		abort();
 	s->cfg = *cfg;
 	s->guest = g;
@@ -383,8 +396,7 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 	(void)pthread_cond_init(&s->changed, NULL);
 	watch_init(&s->watch);
 	for (unsigned b = 0; b < s->mem->n_blocks; b++) {
-		s->log[b] = calloc(bits_words(s->mem->blocks[b].n_pages), sizeof(uint64_t));
-		if (!s->log[b])
+		if (bitset_init(&s->log[b], s->mem->blocks[b].n_pages))
 			abort();
 	}
 	add_sections(s);
@@ -453,7 +465,7 @@ void synth_free(struct synth *s)
 	mig_dest_free(s->dest);
 	synth_writers_end(s);
 	for (unsigned b = 0; b < MEM_MAX_BLOCKS; b++)
-		free(s->log[b]);
+		bitset_free(&s->log[b]);
 	mem_free(s->mem);
 	watch_free(&s->watch);
 	(void)pthread_cond_destroy(&s->changed);

@@ -94,6 +94,7 @@ struct synth_state {
 
 struct synth_config {
 	uint64_t ram_bytes;
+	enum mem_backend backend;
 	uint64_t seed;
 	bool rehearses;     /* rehearsals of the switchover are possible */
 	bool initially_set; /* the log says "dirty" of every page when it begins, as KVM's may */
@@ -119,7 +120,7 @@ struct synth {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	bool quit, running, was_running, logging;
-	uint64_t *log[MEM_MAX_BLOCKS];
+	struct bitset log[MEM_MAX_BLOCKS];
 	/* the same for the host's writer */
 	pthread_mutex_t host_lock;
 	bool host_running;

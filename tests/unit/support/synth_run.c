@@ -65,7 +65,7 @@ static void write_page(struct synth *s, uint64_t page, uint64_t *r)
 	unsigned b = find_block(s, &in_block);
 	uint64_t *at = (uint64_t *)(void *)synth_page(s, page);
 
-	s->log[b][in_block / 64] |= 1ull << (in_block % 64);
+	(void)bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64));
 	if (v % 8 == 0) { /* back to zero */
 		for (unsigned i = 0; i < WORDS_PER_PAGE; i++)
 			store(&at[i], 0);
@@ -85,7 +85,7 @@ void synth_store(struct synth *s, uint64_t page, uint64_t value)
 	uint64_t *at = (uint64_t *)(void *)synth_page(s, page);
 
 	pthread_mutex_lock(&s->lock);
-	s->log[b][in_block / 64] |= 1ull << (in_block % 64);
+	(void)bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64));
 	for (unsigned i = 0; i < WORDS_PER_PAGE; i++)
 		store(&at[i], value);
 	pthread_mutex_unlock(&s->lock);
