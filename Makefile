@@ -49,7 +49,8 @@ UNIT_BINS := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,unit))
 KVM_BINS  := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,kvm))
 UNIT_PY	  := $(sort $(wildcard tests/tools/test_*.py tests/unit/test_*.py))
 KVM_PY	  := $(sort $(wildcard tests/kvm/test_*.py))
-TEST_O	  := $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS)) $(call support_o,unit) $(call support_o,kvm)
+BENCH_O	  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/bench/*.c)))
+TEST_O	  := $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS)) $(call support_o,unit) $(call support_o,kvm) $(BENCH_O)
 
 HDRS	:= $(sort $(wildcard $(ROOMS:%=%/*.h) vmm/*/*.h guest/*.h guest/*/*.h tests/*/*.h tests/*/support/*.h))
 C_FILES	:= $(SRCS) $(HDRS) $(sort $(wildcard guest/*.c guest/*/*.c tests/*/*.c tests/*/support/*.c))
@@ -135,8 +136,12 @@ $(KVM_BINS): $(BUILD)/tests/kvm/%: $(BUILD)/tests/kvm/%.o $(call support_o,kvm) 
 	@echo "  LINK    $@"
 	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
 
-.PHONY: tests check check-unit check-model check-kvm soak asan tsan bench
-tests: $(UNIT_BINS) $(KVM_BINS)	## build the tests, run none
+$(BUILD)/tests/bench/sync: $(BENCH_O) $(LIB)
+	@echo "  LINK    $@"
+	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS)
+
+.PHONY: tests check check-unit check-model check-kvm soak asan tsan bench bench-sync
+tests: $(UNIT_BINS) $(KVM_BINS) $(BUILD)/tests/bench/sync	## build the tests, run none
 
 check:	## everything below that tests: include-check hdr-check check-unit check-model check-kvm
 	@$(MAKE) --no-print-directory include-check hdr-check
@@ -193,6 +198,9 @@ fuzz-run: $(FUZZ_BINS)
 
 bench: all	## the figures of docs/benchmarks.md
 	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "tests/bench/run is not there"; fi
+
+bench-sync: $(BUILD)/tests/bench/sync	## what a sync of 256 GiB and 12 TiB costs (minutes; 11 GiB free)
+	@$<
 
 # --- static checks ----------------------------------------------------------------------------------
 
