@@ -142,29 +142,68 @@ void mem_free(struct mem *m)
 	free(m);
 }
 
+int mem_map_file(struct mem *m, unsigned b, uint64_t page, uint64_t n, int fd, uint64_t offset,
+		 struct err *e)
+{
+	struct mem_block *block = &m->blocks[b];
+	uint8_t *at = block->hva + page * MEM_PAGE_BYTES;
+
+	if (m->backend != MEM_ANON)
+		return err_set(e, ENOTSUP, "only RAM of --mem-backend anon can be a file's");
+	block->of_file = true;
+	if (mmap(at, n * MEM_PAGE_BYTES, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset) == MAP_FAILED)
+		return err_sys(e, errno, "cannot map the file into guest memory");
+	(void)madvise(at, n * MEM_PAGE_BYTES, MADV_DONTDUMP);
+	return 0;
+}
+
+int mem_give_back(const struct mem_block *b, uint64_t offset, uint64_t len)
+{
+	int rc;
+
+	/* In shared memory MADV_DONTNEED would only unmap: the file would keep the page. */
+	if (b->fd >= 0) {
+		rc = fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+			       (off_t)len);
+		return rc ? -errno : 0;
+	}
+	/* And here it would bring back what the file has. */
+	if (b->of_file) {
+		if (mmap(b->hva + offset, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+			 0) == MAP_FAILED)
+			return -errno;
+		rc = madvise(b->hva + offset, len, MADV_DONTDUMP);
+		(void)madvise(b->hva + offset, len, MADV_HUGEPAGE);
+		return rc ? -errno : 0;
+	}
+	return madvise(b->hva + offset, len, MADV_DONTNEED) ? -errno : 0;
+}
+
 static int discard_block(struct mem_block *b, enum mem_backend backend)
 {
+	int rc = mem_give_back(b, 0, b->size_bytes);
 	void *again;
 
-	if (b->fd < 0)
-		return madvise(b->hva, b->size_bytes, MADV_DONTNEED);
-	if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)b->size_bytes))
-		return -1;
-	if (backend != MEM_HUGETLB)
-		return 0;
+	b->of_file = b->of_file && rc;
+	if (rc || backend != MEM_HUGETLB)
+		return rc;
 	/* The hole has given up the reservation too; mapping anew takes it again, or fails here. */
 	again = mmap(b->hva, b->size_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, b->fd,
 		     0);
-	if (again == MAP_FAILED)
-		return -1;
-	return madvise(b->hva, b->size_bytes, MADV_DONTDUMP);
+	if (again == MAP_FAILED || madvise(b->hva, b->size_bytes, MADV_DONTDUMP))
+		return -errno;
+	return 0;
 }
 
 int mem_discard(struct mem *m, struct err *e)
 {
 	for (unsigned i = 0; i < m->n_blocks; i++) {
-		if (discard_block(&m->blocks[i], m->backend))
-			return err_sys(e, errno, "cannot clear guest memory");
+		int rc = discard_block(&m->blocks[i], m->backend);
+
+		if (rc)
+			return err_sys(e, -rc, "cannot clear guest memory");
 	}
 	return 0;
 }

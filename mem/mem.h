@@ -49,6 +49,7 @@ struct mem_block {
 	uint64_t n_pages;
 	uint8_t *hva;
 	int fd;              /* memfd, or -1 */
+	bool of_file;        /* parts of it are (mem_map_file()); constant once a guest runs */
 	struct bitset marks; /* host marks: one bit a page */
 };
 
@@ -69,6 +70,21 @@ void mem_free(struct mem *m);
 
 /* All RAM back to zero and to the host. Only while no vCPU runs and no log is on. */
 int mem_discard(struct mem *m, struct err *e);
+
+/*
+ * Let pages [page, page + n) of block b be those of a file from `offset` on, read when they are
+ * first touched. What is written stays ours. The file must stay as long as it is: touching a page
+ * that has gone from it ends the process. -ENOTSUP unless RAM is private memory. Only while no vCPU
+ * runs.
+ */
+int mem_map_file(struct mem *m, unsigned b, uint64_t page, uint64_t n, int fd, uint64_t offset,
+		 struct err *e);
+/*
+ * Give part of a block (page-aligned) back to the host: it reads as zeroes from here on. The caller
+ * marks it. -errno: some of it may be as it was. Not for huge pages, which would lose their
+ * reservation.
+ */
+int mem_give_back(const struct mem_block *b, uint64_t offset, uint64_t len);
 
 /*
  * Is the page at hand a hole, never written and not allocated? *end_page: how far that answer

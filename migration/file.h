@@ -73,6 +73,15 @@ int mig_file_load(const struct mig_file *f, struct mem *mem, const struct mig_fi
 /* The same for nobody: are all pages whole, and all places of other pages zero? */
 int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, struct err *e);
 
+/*
+ * On demand: let RAM be the file's pages (mem_map_file()), where it has any. Nothing is read or
+ * checked yet. A failure leaves RAM mapped in part.
+ */
+int mig_file_map(const struct mig_file *f, struct mem *mem, struct err *e);
+/* Then, while the guest runs: mig_file_verify(), and each extent is there when it is needed. */
+int mig_file_prefetch(const struct mig_file *f, struct mem *mem, const struct mig_file_load *how,
+		      struct err *e);
+
 #define MIG_FILE_THREADS_MAX 64
 
 #endif

@@ -6,12 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "mem/bits.h"
 #include "mem/page.h"
 #include "migration/file.h"
 #include "migration/file_io.h"
+
+#define MAPPINGS_MAX 8192 /* of a block; the kernel has 65530 for a process */
 
 struct loading {
 	const struct mig_file *file;
@@ -136,10 +139,58 @@ static int verify_finish(void *ctx, const struct mig_file_extent *x, struct err 
 	}
 	if (!rc)
 		count(l, x, present);
+	/* What has been mapped is in the page cache now; so that the guest need not ask for it: */
+	if (!rc && l->mem && present)
+		(void)madvise(l->mem->blocks[x->block].hva + x->first * MEM_PAGE_BYTES,
+			      x->n * MEM_PAGE_BYTES, MADV_POPULATE_READ);
 	return rc;
 }
 
-/* ---- both ---- */
+/* ---- mapped ---- */
+
+/* The next run of units of `unit` pages with something in them, from page p on. Its length. */
+static uint64_t next_run(const struct mig_file *f, unsigned b, uint64_t unit, uint64_t *p)
+{
+	const uint64_t *map = f->present[b];
+	uint64_t n = f->layout.blocks[b].n_pages, end;
+
+	*p = bits_next_set(map, n, *p);
+	if (*p >= n)
+		return 0;
+	*p -= *p % unit;
+	for (end = *p; end < n && bits_next_set(map, n, end) < end + unit; end += unit)
+		;
+	return (end < n ? end : n) - *p;
+}
+
+static uint64_t count_runs(const struct mig_file *f, unsigned b, uint64_t unit)
+{
+	uint64_t p = 0, n = 0, len;
+
+	for (; (len = next_run(f, b, unit, &p)); p += len)
+		n++;
+	return n;
+}
+
+int mig_file_map(const struct mig_file *f, struct mem *mem, struct err *e)
+{
+	int rc = 0;
+
+	for (unsigned b = 0; b < f->layout.n_blocks && !rc; b++) {
+		uint64_t unit = MIG_FILE_EXTENT_PAGES, p = 0, len;
+
+		while (count_runs(f, b, unit) > MAPPINGS_MAX)
+			unit *= 2;
+		for (; !rc && (len = next_run(f, b, unit, &p)); p += len)
+			rc = mem_map_file(mem, b, p, len, f->fd,
+					  mig_file_page_offset(&f->layout.blocks[b], p), e);
+	}
+	if (rc)
+		err_prefix(e, "%s: on demand", f->path);
+	return rc;
+}
+
+/* ---- all ---- */
 
 /* A descriptor for the pages: a second one when it is to pass the cache. */
 static int open_pages(const struct mig_file *f, bool direct, int *fd, struct err *e)
@@ -182,10 +233,11 @@ int mig_file_load(const struct mig_file *f, struct mem *mem, const struct mig_fi
 	return run(f, how, &job, e);
 }
 
-int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, struct err *e)
+int mig_file_prefetch(const struct mig_file *f, struct mem *mem, const struct mig_file_load *how,
+		      struct err *e)
 {
 	unsigned lanes = how->n_threads * MIG_FILE_LANES;
-	struct loading l = {.file = f, .progress = how->progress};
+	struct loading l = {.file = f, .mem = mem, .progress = how->progress};
 	struct mig_file_job job = {.begin = verify_begin, .finish = verify_finish, .ctx = &l};
 	int rc;
 
@@ -197,4 +249,9 @@ int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, s
 		free(l.buffers[i]);
 	free(l.buffers);
 	return rc;
+}
+
+int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, struct err *e)
+{
+	return mig_file_prefetch(f, NULL, how, e);
 }

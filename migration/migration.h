@@ -31,6 +31,7 @@ enum mig_state {
 	/* the guest is paused at the source for the switchover, which waits for the user's word */
 	MIG_PRE_SWITCHOVER,
 	MIG_DEVICE,     /* switchover: paused at the source, last pages and state under way */
+	MIG_POSTCOPY,   /* destination: the guest runs here, the rest of its RAM still comes */
 	MIG_COMPLETED,  /* the destination owns the guest */
 	MIG_FAILED,     /* the source owns the guest */
 	MIG_CANCELLING, /* a cancel was asked for and is not done yet */

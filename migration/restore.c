@@ -7,8 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+
+#define FETCH_NICE 10
 
 struct mig_restore {
 	/* constant after start */
@@ -24,6 +28,7 @@ struct mig_restore {
 	/* the coordinator's own */
 	struct mig_file *file;
 	bool touched; /* RAM may hold something */
+	bool ours;    /* the guest has been taken over */
 };
 
 static void set_state(struct mig_restore *r, enum mig_state state)
@@ -161,7 +166,8 @@ static int restore(struct mig_restore *r, struct err *e)
 	pthread_mutex_unlock(&r->lock);
 	set_state(r, MIG_ACTIVE);
 	r->touched = true;
-	rc = mig_file_load(r->file, r->cfg.mem, &how, e);
+	rc = r->cfg.params.on_demand ? mig_file_map(r->file, r->cfg.mem, e)
+				     : mig_file_load(r->file, r->cfg.mem, &how, e);
 	if (rc)
 		return rc;
 	set_state(r, MIG_DEVICE);
@@ -172,7 +178,34 @@ static int restore(struct mig_restore *r, struct err *e)
 	}
 	if (mig_stop_is_set(&r->stop))
 		return err_set(e, ECANCELED, "cancelled");
-	return m->taken_over(m->ctx, r->file->guest.was_running && !r->cfg.paused, e);
+	rc = m->taken_over(m->ctx, r->file->guest.was_running && !r->cfg.paused, e);
+	r->ours = !rc;
+	return rc;
+}
+
+/* The guest runs on what nobody has checked yet. Now is the time to. */
+static int fetch(struct mig_restore *r, struct err *e)
+{
+	const struct mig_machine *m = &r->cfg.machine;
+	/* One thread, and a modest one: the processors are the guest's. */
+	const struct mig_file_load how = {
+		.n_threads = 1, .stop = &r->stop, .progress = &r->progress};
+	struct err why = ERR_INIT;
+	bool ran;
+	int rc;
+
+	set_state(r, MIG_POSTCOPY);
+	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), FETCH_NICE);
+	rc = mig_file_prefetch(r->file, r->cfg.mem, &how, e);
+	if (!rc || mig_stop_is_set(&r->stop))
+		return 0;
+	if (!m->pause(m->ctx, &ran, &why))
+		(void)m->stay(m->ctx, &why);
+	if (why.code)
+		err_prefix(e, "%s, after", why.msg);
+	else
+		err_prefix(e, "the guest has been paused, it may have read what is wrong");
+	return rc;
 }
 
 static void *coordinator(void *arg)
@@ -185,9 +218,11 @@ static void *coordinator(void *arg)
 
 	set_state(r, MIG_SETUP);
 	rc = restore(r, &e);
+	if (!rc && r->cfg.params.on_demand)
+		rc = fetch(r, &e);
 	if (rc) {
 		state = mig_stop_is_set(&r->stop) ? MIG_CANCELLED : MIG_FAILED;
-		if (r->touched && mem_discard(r->cfg.mem, &dirty))
+		if (r->touched && !r->ours && mem_discard(r->cfg.mem, &dirty))
 			err_prefix(&e, "%s, after", dirty.msg);
 	}
 	mig_file_close(r->file);

@@ -23,6 +23,7 @@ const char *mig_file_uri_path(const char *uri);
 struct mig_file_params {
 	unsigned n_threads; /* 1 to MIG_FILE_THREADS_MAX */
 	bool direct_io;
+	bool on_demand; /* restoring: the guest runs at once, its RAM comes when it is touched */
 };
 
 #define MIG_FILE_THREADS_DEFAULT 2

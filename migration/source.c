@@ -16,11 +16,17 @@
 const char *mig_state_name(enum mig_state s)
 {
 	static const char *const names[] = {
-		[MIG_NONE] = "none",           [MIG_SETUP] = "setup",
-		[MIG_ACTIVE] = "active",       [MIG_PRE_SWITCHOVER] = "pre-switchover",
-		[MIG_DEVICE] = "device",       [MIG_COMPLETED] = "completed",
-		[MIG_FAILED] = "failed",       [MIG_CANCELLING] = "cancelling",
-		[MIG_CANCELLED] = "cancelled", [MIG_UNDECIDED] = "undecided",
+		[MIG_NONE] = "none",
+		[MIG_SETUP] = "setup",
+		[MIG_ACTIVE] = "active",
+		[MIG_PRE_SWITCHOVER] = "pre-switchover",
+		[MIG_DEVICE] = "device",
+		[MIG_COMPLETED] = "completed",
+		[MIG_FAILED] = "failed",
+		[MIG_CANCELLING] = "cancelling",
+		[MIG_CANCELLED] = "cancelled",
+		[MIG_UNDECIDED] = "undecided",
+		[MIG_POSTCOPY] = "postcopy-active",
 	};
 
 	return names[s];

@@ -46,7 +46,6 @@ static void release(struct balloon *b, uint64_t gpa, uint64_t len)
 {
 	struct mem *m = b->vdev.host.mem;
 	const struct mem_block *block = mem_block_at(m, gpa);
-	uint64_t offset;
 	int rc;
 
 	if (!block || !mem_host(m, gpa, len)) {
@@ -59,13 +58,7 @@ static void release(struct balloon *b, uint64_t gpa, uint64_t len)
 	 */
 	if (m->backend == MEM_HUGETLB)
 		return;
-	offset = gpa - block->gpa;
-	/* In shared memory MADV_DONTNEED would only unmap: the file would keep the page. */
-	if (block->fd >= 0)
-		rc = fallocate(block->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-			       (off_t)len);
-	else
-		rc = madvise(block->hva + offset, len, MADV_DONTNEED);
+	rc = mem_give_back(block, gpa - block->gpa, len);
 	/* Even a failure may have come half-way. */
 	mem_mark(m, gpa, len);
 	if (!rc)

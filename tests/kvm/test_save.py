@@ -167,6 +167,61 @@ class TestRoundTrip(SaveTest):
             self.assertLess(time.monotonic(), deadline, "a timer stands still")
 
 
+class TestOnDemand(SaveTest):
+    def on_demand(self, name, path, **options):
+        return self.restore(name, path, extra=["--debug-exit", "--on-demand"], **options)
+
+    def test_runs_at_once(self):
+        """The guest runs on RAM that comes as it is touched, and all of it is there in the end."""
+        path = self.lab.path("saved")
+        src = self.writer(cpus=2)
+        self.save(src, path, "--quit")
+        guests = [self.on_demand(f"dst{i}", path, cpus=2) for i in range(3)]
+        for guest in guests:
+            self.verify_lives(guest)
+            info = self.wait_dest(guest, "completed")
+            self.assertEqual(info["ram"]["remaining"], 0)
+        # It moves and is saved as any other; its file may have its name taken away.
+        os.unlink(path)
+        dst, uri = self.wait_at("moved", cpus=2)
+        self.move(guests[0], dst, uri)
+        self.verify_lives(dst)
+        self.save(guests[1], path, "--quit")
+        self.verify_lives(self.on_demand("again", path, cpus=2))
+        self.finish(guests[2])
+
+    def test_many_writes(self):
+        """A guest that writes all the time is as right as before, eager or not."""
+        path = self.lab.path("saved")
+        src = self.writer(cmdline="size=48M rate=0 pattern=uniform", cpus=2)
+        self.save(src, path, "--quit")
+        dst = self.on_demand("dst", path, cpus=2)
+        self.wait_writes(dst, 2000)
+        self.verify_lives(dst)
+        self.finish(dst)
+
+    def test_damaged(self):
+        """Damage in RAM that is found behind the guest's back pauses it."""
+        path = self.lab.path("saved")
+        src = self.writer(cmdline="size=32M rate=0 pattern=hot")
+        self.save(src, path, "--quit")
+        with Saved(path) as saved:
+            block = saved.blocks[-1]
+            page = max(p for p in range(block.size // 4096) if block.present(p))
+        with open(path, "r+b") as file:
+            file.seek(block.pages_offset + page * 4096 + 100)
+            file.write(b"damage")
+        dst = self.lab.start("dst", incoming=f"file:{path}", mem="64M",
+                             extra=["--debug-exit", "--on-demand"])
+        info = self.wait_dest(dst, "failed")
+        self.assertRegex(info["error-desc"], "has been paused.*do not match their checksum")
+        self.assertEqual(dst.status(), "paused")
+
+    def test_other_memory(self):
+        out = self.ferry("restore", "x", "--on-demand", "--mem-backend", "memfd", status=2)
+        self.assertIn("needs --mem-backend anon", out)
+
+
 class TestFormat(SaveTest):
     def test_independent_reader(self):
         """RAM, extracted by a reader of its own, is the guest's; each field has its name."""

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "mem/page.h"
 #include "tests/unit/support/pair.h"
 #include "tests/unit/support/saved.h"
 
@@ -289,6 +290,70 @@ START_TEST(other_shape)
 }
 END_TEST
 
+/* Mapped from the file: the same guest; what it writes and gives back is not the file's. */
+START_TEST(on_demand)
+{
+	const struct mem_block *b;
+	size_t before_bytes, after_bytes;
+	uint8_t *before, *after;
+	struct saved s;
+
+	saved_up(&s, RAM, 14);
+	s.on_demand = true;
+	synth_fill(s.src, 3, 1500);
+	synth_fill(s.src, 2303, 1);
+	s.cfg.go_on = true;
+	round_trip(&s, RAM);
+	ck_assert_uint_eq(s.status.normal_pages, 1501);
+	ck_assert_uint_eq(s.status.remaining_bytes, 0);
+	before = saved_read(s.path, &before_bytes);
+	b = &s.dst->mem->blocks[0];
+	memset(b->hva, 0x5a, 64 * MEM_PAGE_BYTES);
+	ck_assert_int_eq(mem_give_back(b, 32 * MEM_PAGE_BYTES, 64 * MEM_PAGE_BYTES), 0);
+	ck_assert_uint_eq(b->hva[31 * MEM_PAGE_BYTES], 0x5a);
+	for (uint64_t p = 32; p < 96; p++)
+		ck_assert(page_is_zero(b->hva + p * MEM_PAGE_BYTES));
+	ck_assert(!page_is_zero(b->hva + 96 * MEM_PAGE_BYTES));
+	after = saved_read(s.path, &after_bytes);
+	ck_assert(before_bytes == after_bytes && !memcmp(before, after, before_bytes));
+	ck_assert_int_eq(mem_discard(s.dst->mem, NULL), 0);
+	for (uint64_t p = 0; p < 2304; p++)
+		ck_assert(page_is_zero(b->hva + p * MEM_PAGE_BYTES));
+	free(before);
+	free(after);
+	saved_down(&s);
+}
+END_TEST
+
+/* The guest runs already when the damage is found: it is paused. */
+START_TEST(on_demand_damaged)
+{
+	struct saved s;
+	int fd;
+
+	saved_up(&s, RAM, 15);
+	s.on_demand = true;
+	synth_fill(s.src, 3, 1500);
+	ck_assert_int_eq(saved_save(&s), MIG_COMPLETED);
+	fd = open(s.path, O_WRONLY);
+	ck_assert_int_eq(pwrite(fd, "damage", 6, SAVED_MIB + 700 * 4096 + 17), 6);
+	(void)close(fd);
+	ck_assert_int_eq(saved_restore(&s, RAM), MIG_FAILED);
+	ck_assert_ptr_nonnull(strstr(s.status.error, "the guest has been paused"));
+	ck_assert_ptr_nonnull(strstr(s.status.error, "pages 512 to 767 of ram.low"));
+	ck_assert(s.back.taken_over);
+	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_PAUSE]), 1);
+	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_STAY]), 1);
+	/* The state, before. */
+	fd = open(s.path, O_WRONLY);
+	ck_assert_int_eq(pwrite(fd, "damage", 6, SAVED_MIB + RAM + 100), 6);
+	(void)close(fd);
+	ck_assert_int_eq(saved_restore(&s, RAM), MIG_FAILED);
+	ck_assert(!s.back.taken_over);
+	saved_down(&s);
+}
+END_TEST
+
 /* The machine refuses the state: RAM is empty again. */
 START_TEST(state_refused)
 {
@@ -327,4 +392,5 @@ START_TEST(state_refused)
 END_TEST
 
 PAIR_MAIN("file", 60, comes_back, every_kind_of_ram, two_blocks, whoever_runs, direct,
-	  callbacks_fail, bad_places, link_is_followed, cancelled, other_shape, state_refused)
+	  callbacks_fail, bad_places, link_is_followed, cancelled, other_shape, on_demand,
+	  on_demand_damaged, state_refused)

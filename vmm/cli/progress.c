@@ -52,8 +52,8 @@ void progress_read(struct progress *p, const json_t *answer)
 
 bool progress_ended(const struct progress *p)
 {
-	static const char *const under_way[] = {"setup", "active", "device", "cancelling",
-						"pre-switchover"};
+	static const char *const under_way[] = {"setup",           "active",     "device",
+						"postcopy-active", "cancelling", "pre-switchover"};
 
 	for (size_t i = 0; i < sizeof(under_way) / sizeof(under_way[0]); i++)
 		if (!strcmp(p->status, under_way[i]))

@@ -210,6 +210,13 @@ static int set_direct_io(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_on_demand(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct run_options *)out)->file_params.on_demand = true;
+	return 0;
+}
+
 static int set_threads(void *out, const char *value, struct err *e)
 {
 	uint64_t n;
@@ -279,6 +286,8 @@ static const struct opt run_table[] = {
 	 "wait for a guest that is migrated here (no HOST: 127.0.0.1), or restore a saved one",
 	 set_incoming},
 	{"direct-io", NULL, "read a saved guest past the page cache", set_direct_io},
+	{"on-demand", NULL, "run a saved guest at once, its RAM comes when it is touched",
+	 set_on_demand},
 	{"threads", "N", "threads that read a saved guest (default 2)", set_threads},
 	{"debug-exit", NULL, "a byte V written to port 0xf4 ends ferry with status 2*V+1",
 	 set_debug_exit},
@@ -335,6 +344,10 @@ static int check_together(struct run_options *o, struct err *e)
 		return err_set(e, EINVAL,
 			       "--paused does not go with --incoming: a guest arrives running or "
 			       "paused, as it was");
+	if (o->file_params.on_demand && o->mem_backend != MEM_ANON)
+		return err_set(
+			e, EINVAL,
+			"--on-demand needs --mem-backend anon: other memory cannot be a file's");
 	if (o->mem_backend == MEM_HUGETLB && o->mem_bytes % HUGE_PAGE_BYTES)
 		return err_set(e, EINVAL,
 			       "--mem must be a multiple of 2M with --mem-backend "

@@ -94,10 +94,17 @@ void session_restore_said(struct session *s, enum mig_state state)
 	struct mig_status st;
 
 	mig_restore_status(s->restore, &st);
+	if (state == MIG_POSTCOPY)
+		log_info("the guest is back; the rest of its RAM comes from %s",
+			 s->restore_cfg.path);
 	if (state == MIG_COMPLETED)
 		log_info("the guest is back from %s", s->restore_cfg.path);
 	if (state != MIG_FAILED)
 		return;
+	if (machine_state(s->machine) != RUN_INMIGRATE) {
+		log_warn("%s", st.error); /* it was there, on demand */
+		return;
+	}
 	log_warn("the guest is not restored: %s", st.error);
 	if (s->restore_or_end)
 		session_quit(s, 1, false, "host-error");
@@ -109,6 +116,7 @@ int migrate_file_params_set(struct mig_file_params *p, const json_t *args, struc
 {
 	const json_t *threads = json_object_get(args, "multifd-channels");
 	const json_t *direct = json_object_get(args, "direct-io");
+	const json_t *demand = json_object_get(args, "x-ferry-on-demand");
 
 	if (threads &&
 	    (json_integer_value(threads) < 1 || json_integer_value(threads) > MIG_FILE_THREADS_MAX))
@@ -117,13 +125,16 @@ int migrate_file_params_set(struct mig_file_params *p, const json_t *args, struc
 		p->n_threads = (unsigned)json_integer_value(threads);
 	if (direct)
 		p->direct_io = json_is_true(direct);
+	if (demand)
+		p->on_demand = json_is_true(demand);
 	return 0;
 }
 
 int migrate_file_params_json(const struct mig_file_params *p, json_t *to)
 {
 	if (json_object_set_new(to, "multifd-channels", qmp_uint(p->n_threads)) ||
-	    json_object_set_new(to, "direct-io", json_boolean(p->direct_io)))
+	    json_object_set_new(to, "direct-io", json_boolean(p->direct_io)) ||
+	    json_object_set_new(to, "x-ferry-on-demand", json_boolean(p->on_demand)))
 		return -ENOMEM;
 	return 0;
 }
