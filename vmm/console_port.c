@@ -102,6 +102,11 @@ struct vdev *console_port_vdev(struct console_port *p)
 	return console_vdev(p->console);
 }
 
+struct chardev *console_port_chardev(struct console_port *p)
+{
+	return p->chardev;
+}
+
 const char *console_port_name(const struct console_port *p)
 {
 	return chardev_name(p->chardev);

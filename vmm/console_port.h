@@ -10,6 +10,7 @@
 
 #include "virtio/console.h"
 
+struct chardev;
 struct console_port;
 
 /* `backend` as in chardev.h. on_quit(ctx): Ctrl-A x on the terminal; may be NULL. */
@@ -19,6 +20,8 @@ int console_port_new(struct console_port **out, const struct vdev_host *host, co
 void console_port_free(struct console_port *p);
 
 struct vdev *console_port_vdev(struct console_port *p);
+/* Its back-end, whose state moves beside the console's own. Owned by p. */
+struct chardev *console_port_chardev(struct console_port *p);
 /* Where it is, for people and programs. Owned by p. */
 const char *console_port_name(const struct console_port *p);
 void console_port_restore_terminal(struct console_port *p);

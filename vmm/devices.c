@@ -210,3 +210,11 @@ struct balloon *devices_balloon(struct devices *ds)
 			return ds->list[i].balloon;
 	return NULL;
 }
+
+struct chardev *devices_console_chardev(struct devices *ds)
+{
+	for (unsigned i = 0; i < ds->n; i++)
+		if (ds->list[i].console)
+			return console_port_chardev(ds->list[i].console);
+	return NULL;
+}

@@ -67,6 +67,7 @@ struct devices_host {
 	void *ctx;
 };
 
+struct chardev;
 struct devices;
 
 /* Build them, paused. Messages name the option. */
@@ -108,6 +109,9 @@ struct device_info {
 };
 
 void devices_info(const struct devices *ds, unsigned i, struct device_info *out);
+
+/* The console's back-end, whose state is no part of the device's. NULL if there is none. */
+struct chardev *devices_console_chardev(struct devices *ds);
 
 /* NULL if there is none. */
 struct balloon *devices_balloon(struct devices *ds);

@@ -27,6 +27,7 @@
 #include "vmm/cpu.h"
 #include "vmm/dev/acpi_pm.h"
 #include "vmm/dev/bus.h"
+#include "vmm/dev/chardev.h"
 #include "vmm/dev/cmos.h"
 #include "vmm/dev/mmio_bus.h"
 #include "vmm/dev/reset.h"
@@ -37,8 +38,10 @@
 /* How long a vCPU may take to acknowledge anything. */
 #define MACHINE_WAIT_NS (10 * NS_PER_SEC)
 
-/* irqchip, pit, clock, serial, cmos, reset, acpi-pm */
-#define MACHINE_VM_SECTIONS 7
+/* What waits for the serial port and for the console, each in its back-end. */
+#define MACHINE_INPUTS 2
+/* irqchip, pit, clock, serial, cmos, reset, acpi-pm; the inputs */
+#define MACHINE_VM_SECTIONS (7 + MACHINE_INPUTS)
 
 /* The state outside RAM, as plain numbers: what the migration's sections point at. */
 struct machine_sections {
@@ -51,7 +54,9 @@ struct machine_sections {
 	struct cmos_state cmos;
 	struct reset_state reset;
 	struct acpi_pm_state acpi_pm;
-	struct tsc_shift shift; /* what loading the clock gave, for the vCPUs */
+	struct chardev *input_of[MACHINE_INPUTS]; /* NULL: there is none */
+	struct chardev_state *inputs;             /* MACHINE_INPUTS */
+	struct tsc_shift shift;                   /* what loading the clock gave, for the vCPUs */
 	struct mig_section list[MACHINE_MAX_CPUS + MACHINE_VM_SECTIONS + DEVICES_MAX];
 	unsigned n;
 	struct mig_section early[1]; /* the processor */

@@ -16,7 +16,8 @@ int machine_sections_init(struct machine *m, struct err *e)
 	struct machine_sections *s = &m->sections;
 
 	s->cpus = calloc(m->n_cpus, sizeof(*s->cpus));
-	if (!s->cpus)
+	s->inputs = calloc(MACHINE_INPUTS, sizeof(*s->inputs));
+	if (!s->cpus || !s->inputs)
 		return err_set(e, ENOMEM, "out of memory");
 	for (unsigned i = 0; i < m->n_cpus; i++)
 		add_section(s, i, &vcpu_state_table, &s->cpus[i]);
@@ -27,6 +28,12 @@ int machine_sections_init(struct machine *m, struct err *e)
 	add_section(s, 0, &cmos_table, &s->cmos);
 	add_section(s, 0, &reset_table, &s->reset);
 	add_section(s, 0, &acpi_pm_table, &s->acpi_pm);
+	s->input_of[0] = serial_chardev(m->serial);
+	s->input_of[1] = devices_console_chardev(m->devices);
+	for (unsigned i = 0; i < MACHINE_INPUTS; i++) {
+		if (s->input_of[i])
+			add_section(s, i, &chardev_table, &s->inputs[i]);
+	}
 	for (unsigned i = 0; i < devices_count(m->devices); i++) {
 		const struct field_table *table;
 		uint32_t instance;
@@ -42,6 +49,7 @@ int machine_sections_init(struct machine *m, struct err *e)
 void machine_sections_free(struct machine *m)
 {
 	free(m->sections.cpus);
+	free(m->sections.inputs);
 }
 
 /* Have every vCPU's thread do its part at the same time, and wait for all of them. */
@@ -138,6 +146,10 @@ static int collect(struct machine *m, struct err *e)
 		reset_save(m->reset, &s->reset);
 		acpi_pm_save(m->acpi_pm, &s->acpi_pm);
 		devices_save(m->devices);
+		for (unsigned i = 0; i < MACHINE_INPUTS; i++) {
+			if (s->input_of[i])
+				chardev_save(s->input_of[i], &s->inputs[i]);
+		}
 	}
 	return rc;
 }
@@ -248,6 +260,10 @@ static int load_sections(struct machine *m, struct err *e)
 	cmos_load(m->cmos, &s->cmos);
 	reset_load(m->reset, &s->reset);
 	devices_load(m->devices);
+	for (unsigned i = 0; i < MACHINE_INPUTS; i++) {
+		if (s->input_of[i])
+			chardev_load(s->input_of[i], &s->inputs[i]);
+	}
 	rc = vm_irq_load(m->vm, &s->irq, e);
 	if (!rc)
 		rc = vm_pit_load(m->vm, &s->pit, e);

@@ -35,9 +35,9 @@ void serial_init(void)
 	outb(UART_MCR, MCR_LINES);
 }
 
-void serial_irq_on(void)
+void serial_irq(bool on)
 {
-	outb(UART_IER, IER_RECEIVE);
+	outb(UART_IER, on ? IER_RECEIVE : 0);
 }
 
 static void wait_room(void)

@@ -5,13 +5,14 @@
 #ifndef FERRY_GUEST_SERIAL_H
 #define FERRY_GUEST_SERIAL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* 115200 8N1, FIFOs on, interrupts off. */
 void serial_init(void);
 
-/* Have IRQ 4 raised for received bytes. */
-void serial_irq_on(void);
+/* Have IRQ 4 raised for received bytes, or not. */
+void serial_irq(bool on);
 
 /* Wait (bounded) for room, then send. What a stuck line doesn't take is dropped. */
 void serial_write(const char *s, size_t len);

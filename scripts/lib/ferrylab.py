@@ -137,11 +137,15 @@ class Lines:
 
 
 class Serial(Lines):
-    """A guest's serial line. Everything read is kept in `seen`."""
+    """A guest's serial line. Every line read is kept in `seen`, what has no end yet in `partial`."""
 
     def __init__(self, path, timeout, alive=lambda _wait: None):
         super().__init__(path, timeout, alive)
         self.seen = []
+
+    @property
+    def partial(self):
+        return self._buffer.decode("utf-8", "replace")
 
     def line(self, timeout):
         line = super().line(timeout)

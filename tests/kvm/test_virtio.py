@@ -15,6 +15,7 @@ from support_system import GUEST_SECONDS, LabError, SystemTest, free_port, main
 MIB = 1 << 20
 MAC = "52:54:00:12:34:56"
 BALLOON_SECONDS = 90
+TYPED_BYTES = 60000  # more than the guest echoes until it is handed over
 
 
 def answer(frame):
@@ -93,6 +94,28 @@ class VirtioTest(LinuxSystemTest):
                 got += more
             sender.join()
         self.assertEqual(got, data)
+
+    def type_console(self, path, data):
+        """Have it all on its way to the guest's console; returns the connection."""
+        sock = socket.socket(socket.AF_UNIX)
+        self.addCleanup(sock.close)
+        sock.settimeout(GUEST_SECONDS)
+        sock.connect(path)
+        sock.sendall(data)
+        return sock
+
+    def hear_console(self, sock, count):
+        """So many bytes from the guest's console; less if none come for a second."""
+        got = b""
+        sock.settimeout(1)
+        while len(got) < count:
+            try:
+                more = sock.recv(count - len(got))
+            except TimeoutError:
+                break
+            self.assertTrue(more, "the console was closed")
+            got += more
+        return got
 
     def balloon_to(self, guest, mib):
         """Have the guest give and take memory until it has so much; returns its MemFree in KiB."""
@@ -191,7 +214,18 @@ class MoveTest(VirtioTest):
 
         destination, uri = self.wait_at(mem=MEM, cpus=2, extra=[
             *devices, "--console", f"unix:{console[1]}"])
+        there = self.type_console(console[1], b"")
+        typed = os.urandom(TYPED_BYTES)
+        here = self.type_console(console[0], typed)
         self.move(guest, destination, uri)
+        # What the guest has said at the source comes from there, the rest where it is now.
+        echoed = self.hear_console(here, TYPED_BYTES)
+        self.assertLess(len(echoed), TYPED_BYTES, "nothing was in flight")
+        there.settimeout(GUEST_SECONDS)
+        while len(echoed) < TYPED_BYTES:
+            echoed += there.recv(TYPED_BYTES - len(echoed))
+        self.assertTrue(echoed == typed, "not what was typed")
+        there.close()
 
         first = self.tell(destination, f"churn {store} 1000")
         self.tell(destination, "check")

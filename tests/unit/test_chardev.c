@@ -386,6 +386,147 @@ START_TEST(pty_full_ring)
 }
 END_TEST
 
+/* --- state --- */
+
+static void save_input(struct chardev_state *to)
+{
+	struct chardev_state *st = calloc(1, sizeof(*st));
+	struct wbuf w;
+	struct rbuf r;
+
+	chardev_save(serial_chardev(sf.serial), st);
+	wbuf_init(&w, ORDER_LITTLE, sizeof(*st) + 16);
+	fields_encode(&w, &chardev_table, st);
+	ck_assert_int_eq(wbuf_error(&w), 0);
+	rbuf_init(&r, ORDER_LITTLE, w.data, w.len);
+	ck_assert_int_eq(fields_decode(&r, &chardev_table, to, NULL), 0);
+	ck_assert(rbuf_done(&r));
+	wbuf_free(&w);
+	free(st);
+}
+
+static void send_pattern(int fd, size_t first, size_t n)
+{
+	char bytes[2000];
+
+	for (size_t i = 0; i < n; i++)
+		bytes[i] = (char)('a' + (first + i) % 23);
+	ck_assert_int_eq(send(fd, bytes, n, 0), (ssize_t)n);
+}
+
+/* The guest takes all that there is: bytes [first, end) of the pattern, once. */
+static void take_pattern(size_t first, size_t end)
+{
+	size_t at = first;
+
+	do {
+		pump_loop();
+		while (uart_in(LSR) & 1)
+			ck_assert_int_eq(uart_in(DATA), 'a' + (int)(at++ % 23));
+	} while (at < end);
+	pump_loop();
+	ck_assert_uint_eq(uart_in(LSR) & 1, 0);
+	ck_assert_uint_eq(at, end);
+}
+
+/* What a client sent before the guest was saved, and the guest did not take, comes with it. */
+START_TEST(input_moves)
+{
+	struct chardev_state *st = calloc(1, sizeof(*st));
+	struct serial_state port;
+	struct serial *source;
+	int fd, other;
+
+	open_serial(sf.sock_spec);
+	uart_out(FCR, FIFO_ON);
+	fd = connect_client();
+	send_pattern(fd, 0, 1000);
+	pump_loop();
+	for (size_t i = 0; i < 5; i++)
+		ck_assert_int_eq(uart_in(DATA), 'a' + (int)i);
+	serial_pause(sf.serial);
+	send_pattern(fd, 1000, 2000);
+	pump_loop();
+	serial_save(sf.serial, &port);
+	save_input(st);
+
+	/* The guest goes on here after all, for a while. */
+	send_pattern(fd, 3000, 7);
+	serial_resume(sf.serial);
+	take_pattern(5, 3007);
+	send_pattern(fd, 3007, 100);
+	pump_loop();
+	serial_pause(sf.serial);
+	serial_save(sf.serial, &port);
+	save_input(st);
+	source = sf.serial;
+
+	/* The first that arrives elsewhere never runs there. */
+	ck_assert_int_eq(unlink(sf.sock_path), 0);
+	ck_assert_int_eq(try_open(sf.sock_spec), 0);
+	other = connect_client();
+	ck_assert_int_eq(send(other, "!", 1, 0), 1);
+	pump_loop();
+	for (int i = 0; i < 2; i++) {
+		serial_load(sf.serial, &port);
+		chardev_load(serial_chardev(sf.serial), st);
+	}
+	serial_resume(sf.serial);
+	pump_loop();
+	for (size_t i = 3007; i < 3107; i++) {
+		if (!(uart_in(LSR) & 1))
+			pump_loop();
+		ck_assert_int_eq(uart_in(DATA), 'a' + (int)(i % 23));
+	}
+	ck_assert_int_eq(uart_in(DATA), '!');
+	ck_assert_uint_eq(uart_in(LSR) & 1, 0);
+
+	serial_free(sf.serial);
+	sf.serial = source;
+	(void)close(fd);
+	(void)close(other);
+	free(st);
+}
+END_TEST
+
+/* More than fits: what is left stays in the socket, unread. */
+START_TEST(input_that_moves_is_bounded)
+{
+	static char many[CHARDEV_INPUT_BYTES / 4];
+	struct chardev_state *st = calloc(1, sizeof(*st));
+	size_t sent = 0;
+	char last;
+	int fd;
+
+	open_serial(sf.sock_spec);
+	uart_out(FCR, FIFO_ON);
+	serial_pause(sf.serial);
+	fd = connect_client();
+	pump_loop();
+	while (sent < CHARDEV_INPUT_BYTES + sizeof(many)) {
+		ssize_t n = send(fd, many, sizeof(many), MSG_DONTWAIT);
+
+		if (n > 0)
+			sent += (size_t)n;
+		save_input(st);
+		ck_assert_uint_eq(st->input_bytes,
+				  sent < CHARDEV_INPUT_BYTES ? sent : CHARDEV_INPUT_BYTES);
+	}
+	(void)shutdown(fd, SHUT_WR);
+	for (size_t i = 0; i < sent; i++) { /* no byte was thrown away here either */
+		if (i == 0)
+			serial_resume(sf.serial);
+		while (!(uart_in(LSR) & 1))
+			ck_assert_int_eq(loop_step(sf.loop, 1000), 0);
+		ck_assert_int_eq(uart_in(DATA), 0);
+	}
+	pump_loop();
+	ck_assert_int_eq(recv(fd, &last, 1, MSG_DONTWAIT), -1);
+	(void)close(fd);
+	free(st);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {file_gets_output,
@@ -404,7 +545,9 @@ int main(void)
 				      full_ring_is_freed_by_hangup,
 				      oldest_makes_way_without_client,
 				      pty_exchange,
-				      pty_full_ring};
+				      pty_full_ring,
+				      input_moves,
+				      input_that_moves_is_bounded};
 
 	return run_serial_tests("chardev", tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "tests/unit/support/serial_fixture.h"
+#include "vmm/dev/chardev.h"
 
 /* In a child whose standard input and output are these (-1: closed). It never returns. */
 static void stdio_child(int in_fd, int out_fd, void (*body)(void))
@@ -187,6 +188,8 @@ START_TEST(stdio_terminal)
 }
 END_TEST
 
+#define TYPED_BYTES (CHARDEV_INPUT_BYTES + 1000)
+
 /* The guest takes nothing until the user has quit; then it gets what was typed ahead, in order. */
 static void read_after_quit(void)
 {
@@ -197,13 +200,14 @@ static void read_after_quit(void)
 	do
 		(void)loop_step(sf.loop, 0);
 	while (uart_in(LSR) & 1 && uart_in(DATA) == 'a' + n++ % 26);
-	uart_out(DATA, n > 4000 && n < 4200 ? 'y' : 'n');
+	uart_out(DATA, n >= CHARDEV_INPUT_BYTES && n < TYPED_BYTES ? 'y' : 'n');
 }
 
 START_TEST(terminal_is_always_read)
 {
 	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), slave;
-	char name[64], many[5000];
+	static char many[TYPED_BYTES];
+	char name[64];
 	pid_t pid;
 
 	for (size_t i = 0; i < sizeof(many); i++)

@@ -244,6 +244,7 @@ void chardev_free(struct chardev *c)
 	chardev_close_fds(c);
 	chardev_restore_terminal(c);
 	(void)pthread_mutex_destroy(&c->lock);
+	(void)pthread_mutex_destroy(&c->input_lock);
 	free(c->name);
 	free(c);
 }

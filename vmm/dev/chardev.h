@@ -15,12 +15,15 @@
  *
  * Input is read only as far as the user has room for it, so that no byte is lost; but a terminal in
  * raw mode is always read, or Ctrl-A x would do nothing just when the guest takes no input: what is
- * typed ahead is kept up to a bound, and what is typed past that is dropped.
+ * typed ahead is kept up to CHARDEV_INPUT_BYTES, and what is typed past that is dropped.
+ *
+ * Input that the guest has not taken moves with it: what has been read, and what waits to be read
+ * when the state is saved, up to CHARDEV_INPUT_BYTES. What comes later stays here, unread.
  *
  * Threads: everything but the handlers may be called from any thread. The handlers run in the
- * loop's thread with no lock of the chardev held, and may call any function here but
- * chardev_free(). chardev_free() wants the loop's thread to have ended: the loop is never stepped
- * again.
+ * loop's thread and may call any function here but chardev_free() and those for the state: these
+ * wait for a handler that runs. chardev_free() wants the loop's thread to have ended: the loop is
+ * never stepped again.
  */
 #ifndef VMM_DEV_CHARDEV_H
 #define VMM_DEV_CHARDEV_H
@@ -30,10 +33,13 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/fields.h"
 #include "base/loop.h"
 
 #define CHARDEV_RING_BYTES 65536
 #define CHARDEV_INPUT_MAX  64 /* bytes that input() gets at most in one call */
+/* More than the kernel keeps of what a client of a UNIX socket has sent, by its default limits. */
+#define CHARDEV_INPUT_BYTES 262144
 
 struct chardev;
 
@@ -74,5 +80,21 @@ size_t chardev_room(struct chardev *c);
 void chardev_flush(struct chardev *c);
 /* room() is above 0 again. -ENOMEM: not noted, call again. */
 int chardev_want_input(struct chardev *c);
+
+/* The state: input on its way to the guest, oldest first. */
+struct chardev_state {
+	uint32_t input_bytes;
+	uint8_t input[CHARDEV_INPUT_BYTES];
+};
+
+extern const struct field_table chardev_table;
+
+/*
+ * While the user takes no input. What is saved stays here too, for a user that goes on after all.
+ * What is loaded comes before anything that waits here, and takes the place of what was loaded
+ * before. Call chardev_want_input() when the user takes input again.
+ */
+void chardev_save(struct chardev *c, struct chardev_state *out);
+void chardev_load(struct chardev *c, const struct chardev_state *st);
 
 #endif

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -41,6 +42,8 @@ static bool deliver(struct chardev *c)
 		size_t taken = c->user.input(c->user.ctx, c->stash + c->stash_at, len);
 
 		c->stash_at += taken;
+		if (taken)
+			c->stash_loaded = 0;
 		if (taken < len)
 			return false;
 	}
@@ -60,17 +63,23 @@ static size_t read_some(struct chardev *c, uint8_t *to, size_t len)
 	return 0;
 }
 
+/* Have the stash begin with what was not taken yet. */
+static void compact(struct chardev *c)
+{
+	if (!c->stash_at)
+		return;
+	c->stash_len -= c->stash_at;
+	memmove(c->stash, c->stash + c->stash_at, c->stash_len);
+	c->stash_at = 0;
+}
+
 /* A raw terminal: read whether or not there is room, for the escape key's sake. */
 static void terminal_ready(struct chardev *c)
 {
 	uint8_t typed[CHARDEV_INPUT_MAX];
 	size_t len = filter_escapes(c, typed, read_some(c, typed, sizeof(typed))), room;
 
-	if (c->stash_at) {
-		c->stash_len -= c->stash_at;
-		memmove(c->stash, c->stash + c->stash_at, c->stash_len);
-		c->stash_at = 0;
-	}
+	compact(c);
 	room = sizeof(c->stash) - c->stash_len;
 	if (len > room)
 		len = room;
@@ -90,9 +99,8 @@ static bool read_input(struct chardev *c, size_t room)
 }
 
 /* in_fd has something, or a hang-up (events say which). */
-static void input_ready(void *ctx, uint32_t events)
+static void take_input(struct chardev *c, uint32_t events)
 {
-	struct chardev *c = ctx;
 	size_t room;
 
 	if (c->in_fd < 0)
@@ -119,17 +127,28 @@ static void input_ready(void *ctx, uint32_t events)
 		(void)loop_post(c->loop, chardev_input_go, c);
 }
 
+static void input_ready(void *ctx, uint32_t events)
+{
+	struct chardev *c = ctx;
+
+	pthread_mutex_lock(&c->input_lock);
+	take_input(c, events);
+	pthread_mutex_unlock(&c->input_lock);
+}
+
 void chardev_input_go(void *ctx, uint32_t events)
 {
 	struct chardev *c = ctx;
 
 	(void)events;
-	if (!deliver(c) || c->in_fd < 0)
-		return;
-	if (c->in_always)
-		input_ready(c, EPOLLIN);
-	else
-		chardev_watch_input(c);
+	pthread_mutex_lock(&c->input_lock);
+	if (deliver(c) && c->in_fd >= 0) {
+		if (c->in_always)
+			take_input(c, EPOLLIN);
+		else
+			chardev_watch_input(c);
+	}
+	pthread_mutex_unlock(&c->input_lock);
 }
 
 void chardev_watch_input(struct chardev *c)
@@ -151,4 +170,59 @@ void chardev_unwatch_input(struct chardev *c)
 	if (c->in_watched)
 		loop_remove(c->loop, c->in_fd);
 	c->in_watched = false;
+}
+
+/* --- state --- */
+
+static const struct field chardev_fields[] = {
+	FIELD(struct chardev_state, input_bytes, FIELD_U32),
+	FIELD_RAW_VAR(struct chardev_state, input, input_bytes),
+};
+FIELD_TABLE(chardev_table, "input", 1, chardev_fields);
+
+/*
+ * Read what has come, without waiting. An end is left for the loop's thread to find; a terminal is
+ * read by it all the time.
+ */
+static void read_ahead(struct chardev *c)
+{
+	while (c->in_fd >= 0 && !c->terminal_raw && c->stash_len < sizeof(c->stash)) {
+		struct pollfd p = {.fd = c->in_fd, .events = POLLIN};
+		ssize_t n;
+
+		if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN))
+			return;
+		n = read(c->in_fd, c->stash + c->stash_len, sizeof(c->stash) - c->stash_len);
+		if (n <= 0)
+			return;
+		c->stash_len += (size_t)n;
+	}
+}
+
+void chardev_save(struct chardev *c, struct chardev_state *out)
+{
+	pthread_mutex_lock(&c->input_lock);
+	compact(c);
+	read_ahead(c);
+	out->input_bytes = (uint32_t)c->stash_len;
+	memcpy(out->input, c->stash, c->stash_len);
+	pthread_mutex_unlock(&c->input_lock);
+}
+
+void chardev_load(struct chardev *c, const struct chardev_state *st)
+{
+	size_t loaded = st->input_bytes, own;
+
+	pthread_mutex_lock(&c->input_lock);
+	/* A guest that came and never ran here takes its input with it. */
+	c->stash_at += c->stash_loaded;
+	compact(c);
+	own = sizeof(c->stash) - loaded;
+	if (own > c->stash_len)
+		own = c->stash_len;
+	memmove(c->stash + loaded, c->stash, own);
+	memcpy(c->stash, st->input, loaded);
+	c->stash_len = loaded + own;
+	c->stash_loaded = loaded;
+	pthread_mutex_unlock(&c->input_lock);
 }

@@ -247,6 +247,7 @@ int chardev_open(struct chardev **out, const char *spec, struct loop *loop,
 	c->loop = loop;
 	c->user = *user;
 	c->listen_fd = c->timer_fd = c->in_fd = c->out_fd = -1;
+	(void)pthread_mutex_init(&c->input_lock, NULL);
 	(void)pthread_mutex_init(&c->lock, NULL);
 	rc = open_spec(c, spec, e);
 	if (!rc && (c->kind == CHARDEV_UNIX || c->kind == CHARDEV_PTY)) {

@@ -57,12 +57,10 @@ static void take_client(struct chardev *c, int fd)
 	chardev_watch_input(c);
 }
 
-static void accept_ready(void *ctx, uint32_t events)
+static void accept_client(struct chardev *c)
 {
-	struct chardev *c = ctx;
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
-	(void)events;
 	if (fd < 0) {
 		/* Out of descriptors: the connection stays pending, so do not spin on it. */
 		if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
@@ -78,6 +76,16 @@ static void accept_ready(void *ctx, uint32_t events)
 		(void)close(fd);
 	else
 		take_client(c, fd);
+}
+
+static void accept_ready(void *ctx, uint32_t events)
+{
+	struct chardev *c = ctx;
+
+	(void)events;
+	pthread_mutex_lock(&c->input_lock);
+	accept_client(c);
+	pthread_mutex_unlock(&c->input_lock);
 }
 
 /* Is there somebody at the other end of the pty? */
@@ -105,10 +113,12 @@ static void timer_ready(void *ctx, uint32_t events)
 
 	(void)events;
 	(void)!read(c->timer_fd, &count, sizeof(count));
+	pthread_mutex_lock(&c->input_lock);
 	if (c->kind == CHARDEV_PTY)
 		look_for_pty_client(c);
 	else
 		(void)loop_add(c->loop, c->listen_fd, EPOLLIN, accept_ready, c);
+	pthread_mutex_unlock(&c->input_lock);
 }
 
 void chardev_start(void *ctx, uint32_t events)
@@ -116,6 +126,7 @@ void chardev_start(void *ctx, uint32_t events)
 	struct chardev *c = ctx;
 
 	(void)events;
+	pthread_mutex_lock(&c->input_lock);
 	if (c->timer_fd >= 0)
 		(void)loop_add(c->loop, c->timer_fd, EPOLLIN, timer_ready, c);
 	if (c->kind == CHARDEV_UNIX)
@@ -124,6 +135,7 @@ void chardev_start(void *ctx, uint32_t events)
 		look_for_pty_client(c);
 	else
 		chardev_watch_input(c);
+	pthread_mutex_unlock(&c->input_lock);
 }
 
 static void pty_client_left(struct chardev *c)
@@ -146,10 +158,12 @@ void chardev_output_lost(void *ctx, uint32_t events)
 	pthread_mutex_unlock(&c->lock);
 	if (!lost)
 		return;
+	pthread_mutex_lock(&c->input_lock);
 	if (c->kind == CHARDEV_PTY)
 		pty_client_left(c);
 	else
 		chardev_drop_output(c);
+	pthread_mutex_unlock(&c->input_lock);
 }
 
 void chardev_input_lost(struct chardev *c)

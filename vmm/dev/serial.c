@@ -433,6 +433,11 @@ void serial_free(struct serial *s)
 	free(s);
 }
 
+struct chardev *serial_chardev(struct serial *s)
+{
+	return s->chr;
+}
+
 const char *serial_backend_name(const struct serial *s)
 {
 	return chardev_name(s->chr);
@@ -456,6 +461,7 @@ void serial_resume(struct serial *s)
 	pthread_mutex_lock(&s->lock);
 	s->paused = false;
 	check_tx_room(s);
+	s->input_waits = true; /* what came meanwhile, here or where the guest was before */
 	want_input(s);
 	update_irq(s);
 	pthread_mutex_unlock(&s->lock);

@@ -31,6 +31,7 @@
 #define SERIAL_GSI        4
 #define SERIAL_FIFO_BYTES 16
 
+struct chardev;
 struct serial;
 
 struct serial_config {
@@ -60,6 +61,8 @@ int serial_new(struct serial **out, const struct serial_config *cfg, struct err 
 /* Only after the loop's thread has ended and no vCPU runs. NULL is fine. */
 void serial_free(struct serial *s);
 
+/* Its back-end, whose state moves beside the port's own. Owned by s. */
+struct chardev *serial_chardev(struct serial *s);
 /* Where the port is, for people and programs ("pty:/dev/pts/3"). Owned by s. */
 const char *serial_backend_name(const struct serial *s);
 /* Put the terminal back as it was; for exits that do not come by serial_free(). */
