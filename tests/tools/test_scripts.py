@@ -16,6 +16,9 @@ import unittest
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 
+HAS_KVM = os.access("/dev/kvm", os.R_OK | os.W_OK)
+
+
 class ScriptTest(unittest.TestCase):
     def setUp(self):
         self.folder = tempfile.mkdtemp(prefix="ferry-scripts-")
@@ -39,9 +42,10 @@ class ScriptTest(unittest.TestCase):
 
 
 class CheckTest(ScriptTest):
-    def start(self, make):
-        """scripts/check in a tree that has nothing but this `make`."""
+    def start(self, make, guest_linux="exit 0\n"):
+        """scripts/check in a tree that has nothing but this `make` and the maker of an image."""
         self.copy_script("check")
+        self.write_program(guest_linux, "scripts", "guest-linux")
         self.write_program("exit 0\n", "scripts", "deps")
         self.write_program(make, "bin", "make")
         process = subprocess.Popen([self.path("scripts", "check")], stdin=subprocess.DEVNULL,
@@ -71,8 +75,39 @@ class CheckTest(ScriptTest):
         process = self.start('case "$*" in *check-*) echo noise; echo "3 passed, 1 failed, 2 skipped";;'
                              ' esac')
         out, _ = process.communicate(timeout=60)
-        self.assertRegex(out.splitlines()[-1], r"^\d+ passed, 3 failed, 6 skipped$")
+        skipped = 6 if HAS_KVM else 7  # no image without it
+        self.assertRegex(out.splitlines()[-1], rf"^\d+ passed, 3 failed, {skipped} skipped$")
         self.assertEqual(process.returncode, 1)
+
+    @unittest.skipUnless(HAS_KVM, "without /dev/kvm no image is made")
+    def test_no_image(self):
+        """Tests are told why there is none; what cannot be made here is no failure."""
+        make = ('case "$*" in *check-kvm*) echo "told: $FERRY_NO_LINUX_IMAGE.";; esac\n'
+                'case "$*" in *check-*) echo "1 passed, 0 failed, 0 skipped";; esac\n')
+        for program, told, failed, skipped in (
+                ("echo out of disks >&2; exit 3", "told: out of disks .", 0, 1),
+                ("echo line 7; exit 1", "told: it could not be made.", 1, 0),
+                ("exit 0", "told: .", 0, 0)):
+            with self.subTest(program=program):
+                out, _ = self.start(make, program + "\n").communicate(timeout=60)
+                self.assertIn(told, out)
+                self.assertRegex(out.splitlines()[-1],
+                                 rf"^\d+ passed, {failed} failed, {skipped} skipped$")
+        self.assertNotIn("line 7", out)
+
+    @unittest.skipUnless(HAS_KVM, "without /dev/kvm no image is made")
+    def test_the_image_ends_with_the_check(self):
+        began, pid = self.path("began"), self.path("pid")
+        process = self.start(f'case "$*" in *check-unit*) touch {began}; exec sleep 60;; esac',
+                             f"echo $$ >{pid}; exec sleep 60\n")
+        deadline = time.monotonic() + 20
+        while not os.path.exists(began) or not os.path.exists(pid):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        with open(pid, encoding="ascii") as file:
+            self.assertFalse(os.path.exists(f"/proc/{file.read().strip()}"))
 
 
 class DepsTest(ScriptTest):
