@@ -34,16 +34,29 @@ class HintTest(SystemTest):
             status = self.status(guest)
         return status
 
-    def hints_move(self, mode, more="", slow=True, **parameters):
+    def watched_move(self, guest, destination, uri, until, **arguments):
         """
-        Move it, slowly enough for its driver to do what it wants meanwhile; returns the source's
-        figures of RAM, the guest's own, and where it is now.
+        Move it: slowly until its driver has come so far (field, least), then as fast as it goes.
         """
-        guest, destination, uri = self.balloon(mode, more)
-        if slow:
-            guest.qmp.execute("migrate-set-parameters", max_bandwidth=64 * MIB)
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=MIB)
+        guest.qmp.execute("migrate", uri=uri, **arguments)
+        self.wait_for(guest, *until)
+        guest.qmp.execute("migrate-set-parameters", max_bandwidth=0)
+        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
+        self.assert_gone(guest)
+        destination.wait_status("running", 10)
+        return ram
+
+    def hints_move(self, mode, more="", until=("ended", 1), **options):
+        """
+        Boot and move it; returns the source's figures of RAM, the guest's own, and where it is now.
+        """
+        guest, destination, uri = self.balloon(mode, more, **options)
         before = self.status(guest)["writes"]
-        ram = self.move(guest, destination, uri)["ram"]
+        if until:
+            ram = self.watched_move(guest, destination, uri, until)
+        else:
+            ram = self.move(guest, destination, uri)["ram"]
         status = self.wait_for(destination, "writes", before + 1)
         self.verify(destination, "balloon")
         return ram, status, destination
@@ -73,10 +86,19 @@ class HonestTest(HintTest):
         """What was free and was not sent is free at the next place as well."""
         _, _, guest = self.hints_move("honest", "churn=20")
         third, uri = self.wait_at("third", extra=EXTRA)
-        guest.qmp.execute("migrate-set-parameters", max_bandwidth=64 * MIB)
-        ram = self.move(guest, third, uri)["ram"]
+        ram = self.watched_move(guest, third, uri, ("ended", 2))
         self.assertGreater(self.saved(ram), FREE // 4, ram)
         self.assertEqual(self.wait_for(third, "done", 2)["rounds"], 2)
+        self.finish(third, "balloon")
+
+    def test_shared_memory(self):
+        """From RAM in a memfd into RAM in another, and on to private memory."""
+        memfd = [*EXTRA, "--mem-backend", "memfd"]
+        ram, _, guest = self.hints_move("honest", "churn=20", extra=memfd)
+        self.assertGreater(self.saved(ram), FREE // 4, ram)
+        third, uri = self.wait_at("third", extra=EXTRA)
+        ram = self.watched_move(guest, third, uri, ("ended", 2))
+        self.assertGreater(self.saved(ram), FREE // 4, ram)
         self.finish(third, "balloon")
 
     def test_cancelled(self):
@@ -95,7 +117,7 @@ class HonestTest(HintTest):
         self.finish(destination, "balloon")
 
     def test_no_hinting(self):
-        ram, _, guest = self.hints_move("none", slow=False)
+        ram, _, guest = self.hints_move("none", until=None)
         self.assertEqual(ram["x-ferry-free-pages"], 0)
         self.assertGreater(ram["transferred"], SIZE)
         self.finish(guest, "balloon")
@@ -112,8 +134,15 @@ class HostileTest(HintTest):
                 self.finish(guest, "balloon")
                 self.lab.ferries[0].kill()
 
+    def test_uses_shared_memory(self):
+        ram, _, guest = self.hints_move("liar", "churn=50 rate=8000",
+                                        extra=[*EXTRA, "--mem-backend", "memfd"])
+        self.assertGreater(ram["x-ferry-free-pages"], 0)
+        self.finish(guest, "balloon")
+
     def test_hints_for_ever(self):
-        ram, status, guest = self.hints_move("endless", "churn=50 rate=4000 chunk=4")
+        ram, status, guest = self.hints_move("endless", "churn=50 rate=4000 chunk=4",
+                                            until=("hints", 100))
         self.assertEqual(status["ended"], 0)
         self.assertGreater(ram["x-ferry-free-pages"], 0)
         # It still does, here, where nobody asked.
@@ -121,12 +150,12 @@ class HostileTest(HintTest):
         self.finish(guest, "balloon")
 
     def test_never_answers(self):
-        ram, status, guest = self.hints_move("mute")
+        ram, status, guest = self.hints_move("mute", until=("rounds", 1))
         self.assertEqual((status["rounds"], ram["x-ferry-free-pages"]), (1, 0))
         self.finish(guest, "balloon")
 
     def test_falls_silent(self):
-        ram, status, guest = self.hints_move("silent")
+        ram, status, guest = self.hints_move("silent", until=("hints", 2))
         self.assertEqual((status["rounds"], status["ended"]), (1, 0))
         self.assertGreater(self.saved(ram), FREE // 4, ram)
         self.finish(guest, "balloon")
@@ -141,7 +170,7 @@ class HostileTest(HintTest):
 
     def test_no_ram(self):
         """Beyond RAM, across the end of all addresses, of absurd lengths; then a broken device."""
-        ram, status, guest = self.hints_move("wild")
+        ram, status, guest = self.hints_move("wild", until=("broken", 6))
         self.assertGreater(status["broken"], 5, status)
         self.assertLessEqual(self.saved(ram), FREE, ram)
         self.finish(guest, "balloon")
@@ -167,7 +196,7 @@ class HostileTest(HintTest):
         self.finish(destination, "balloon")
 
     def test_driver_crashes(self):
-        _, status, guest = self.hints_move("reset")
+        _, status, guest = self.hints_move("reset", until=("hints", 1))
         self.assertEqual((status["rounds"], status["ended"], status["done"]), (1, 0, 0))
         self.finish(guest, "balloon")
 
@@ -223,10 +252,7 @@ class RangesTest(HintTest):
         guest, destination, uri = self.balloon("silent")
         last = self.ranges(guest)[-1]
         half = {"gpa": last["gpa"] + last["bytes"] - FREE // 2, "bytes": FREE // 2}
-        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
-        guest.qmp.execute("migrate", uri=uri, x_ferry_free_pages=[half])
-        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
-        destination.wait_status("running", 10)
+        ram = self.watched_move(guest, destination, uri, ("hints", 2), x_ferry_free_pages=[half])
         self.assertGreater(self.saved(ram), FREE * 3 // 4, ram)
         self.finish(destination, "balloon")
 
@@ -234,10 +260,7 @@ class RangesTest(HintTest):
         """Named as free, taken and written once the round has begun: nothing is lost."""
         guest, destination, uri = self.balloon("later", "churn=50")
         ranges = self.ranges(guest)
-        guest.qmp.execute("migrate-set-parameters", max_bandwidth=16 * MIB)
-        guest.qmp.execute("migrate", uri=uri, x_ferry_free_pages=ranges)
-        ram = guest.wait_migration(MIGRATE_SECONDS)["ram"]
-        destination.wait_status("running", 10)
+        ram = self.watched_move(guest, destination, uri, ("ended", 1), x_ferry_free_pages=ranges)
         self.assertEqual(self.saved(ram), FREE, ram)
         self.assertGreater(ram["normal-bytes"], SIZE - FREE, ram)
         self.finish(destination, "balloon")
@@ -247,12 +270,12 @@ class PoisonTest(HintTest):
     """A driver with PAGE_POISON expects its value in its free pages at the other side as well."""
 
     def test_poison(self):
-        ram, status, guest = self.hints_move("poison", "churn=20")
+        ram, status, guest = self.hints_move("poison", "churn=20", until=None)
         self.assertEqual((status["rounds"], ram["x-ferry-free-pages"]), (0, 0))
         self.finish(guest, "balloon")
 
     def test_hints_nevertheless(self):
-        ram, status, guest = self.hints_move("poison-liar", "churn=20")
+        ram, status, guest = self.hints_move("poison-liar", "churn=20", until=("hints", 5))
         self.assertGreater(status["hints"], 4)
         self.assertEqual(ram["x-ferry-free-pages"], 0)
         self.finish(guest, "balloon")
