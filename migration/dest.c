@@ -283,6 +283,8 @@ static int await_commit(struct mig_dest *d, struct err *e)
 			     wire_type_name(f.type));
 	if (!rc)
 		rc = wire_get_one_u64(&d->reader.meta, "commit", &token, e);
+	if (!rc)
+		update_figures(d); /* both sides shall have counted the same */
 	if (!rc && wire_token_hash(token) != d->token_hash)
 		rc = err_set(e, EPROTO, "the commit carries a wrong token");
 	return rc ? -EINPROGRESS : 0;

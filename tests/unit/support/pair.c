@@ -86,6 +86,7 @@ struct mig_status pair_completes(struct pair *p)
 	there = synth_status(p->dst);
 	ck_assert_uint_eq(there.normal_pages, st.normal_pages);
 	ck_assert_uint_eq(there.zero_pages, st.zero_pages);
+	ck_assert_uint_eq(there.transferred_bytes, st.transferred_bytes);
 	return st;
 }
 
