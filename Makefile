@@ -86,11 +86,15 @@ COMPILE	       := $(CC) $(FERRY_CPPFLAGS) $(FERRY_CFLAGS)
 # --- ferry ------------------------------------------------------------------------------------------
 
 .PHONY: all
-all: $(FERRY_BIN) guests compile_commands.json	## ferry, its test guests, compile_commands.json
+all: $(FERRY_BIN) $(BUILD)/bench guests compile_commands.json	## ferry, its test guests, compile_commands.json
 
 $(FERRY_BIN): $(MAIN_O) $(LIB)
 	@echo "  LINK    $@"
 	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS)
+
+# Where `ferry bench` looks for its program.
+$(BUILD)/bench: FORCE
+	@mkdir -p $(@D) && ln -sfn $(CURDIR)/scripts/bench $@
 
 $(LIB): $(LIB_O) $(BUILD)/.sources
 	@echo "  AR      $@"
@@ -149,13 +153,13 @@ check:	## everything below that tests: include-check hdr-check check-unit check-
 	@$(MAKE) --no-print-directory check-model
 	@$(MAKE) --no-print-directory check-kvm
 
-check-unit: $(UNIT_BINS) $(FERRY_BIN)	## tests that need no /dev/kvm
+check-unit: $(UNIT_BINS) $(FERRY_BIN) $(BUILD)/bench	## tests that need no /dev/kvm
 	@$(TEST_WRAP) $(RUN_TESTS) $(UNIT_BINS) $(UNIT_PY)
 
 check-model:	## the handover as a model, every state of it (spin)
 	@tests/model/run
 
-check-kvm: $(KVM_BINS) $(FERRY_BIN) guests	## tests with real guests (skipped without /dev/kvm)
+check-kvm: $(KVM_BINS) $(FERRY_BIN) $(BUILD)/bench guests	## tests with real guests (skipped without /dev/kvm)
 	@$(TEST_WRAP) $(RUN_TESTS) --need /dev/kvm $(KVM_BINS) $(KVM_PY)
 
 SOAK_ROUNDS ?= 200
@@ -196,8 +200,8 @@ fuzz:	## hostile guests and a hostile migration source, made up by libFuzzer (FU
 fuzz-run: $(FUZZ_BINS)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_BINS)
 
-bench: all	## the figures of docs/benchmarks.md
-	@if [ -x tests/bench/run ]; then tests/bench/run; else echo "tests/bench/run is not there"; fi
+bench: all	## the figures of docs/benchmarks.md (an hour, as root)
+	@$(FERRY) bench published --live
 
 bench-sync: $(BUILD)/tests/bench/sync	## what a sync of 256 GiB and 12 TiB costs (minutes; 11 GiB free)
 	@$<
@@ -246,10 +250,14 @@ install: all	## into $(DESTDIR)$(PREFIX)
 	install -D -m 644 docs/ferry.1 $(DESTDIR)$(PREFIX)/share/man/man1/ferry.1
 	install -d $(DESTDIR)$(PREFIX)/lib/ferry/guests
 	$(if $(GUEST_ELFS),install -m 644 $(GUEST_ELFS) $(DESTDIR)$(PREFIX)/lib/ferry/guests)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/libexec/ferry/,bench/scenarios lib)
+	install -m 644 scripts/bench/*.py $(DESTDIR)$(PREFIX)/libexec/ferry/bench
+	install -m 644 scripts/bench/scenarios/*.toml $(DESTDIR)$(PREFIX)/libexec/ferry/bench/scenarios
+	install -m 644 scripts/lib/ferrylab.py $(DESTDIR)$(PREFIX)/libexec/ferry/lib
 
 # Only what was made here goes, whatever directory BUILD names.
 clean:	## remove what was built in $(BUILD)
-	@rm -rf $(addprefix $(BUILD)/,$(ROOMS) guest tests hdr tidy asan tsan clang ferry libferry.a \
+	@rm -rf $(addprefix $(BUILD)/,$(ROOMS) guest tests hdr tidy asan tsan clang bench ferry libferry.a \
 		.flags .sources compile_commands.json)
 	@rmdir --ignore-fail-on-non-empty $(BUILD) 2>/dev/null || true
 	@test "$(BUILD)" != build || rm -f compile_commands.json

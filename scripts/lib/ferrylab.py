@@ -238,6 +238,8 @@ class Qmp(Lines):
 class Ferry:
     """One `ferry run`. Lab.start makes them."""
 
+    what = "ferry"  # in messages
+
     def __init__(self, folder, name, arguments, prefix=(), env=None):
         self.name, self.folder = name, folder
         self.control_path = os.path.join(folder, name + ".ctl")
@@ -272,7 +274,7 @@ class Ferry:
             return None
         how = f"ended with status {status}" if status >= 0 else f"was killed by signal {-status}"
         said = self.output.strip()
-        text = f"ferry '{self.name}' {how}" + (f": {said}" if said else " and said nothing")
+        text = f"{self.what} '{self.name}' {how}" + (f": {said}" if said else " and said nothing")
         if self._serial and self._serial.seen:
             text += f"; the guest's last line was: {self._serial.seen[-1]}"
         return text

@@ -20,6 +20,7 @@ const struct cli_command cli_commands[] = {
 	 "let a migration go on that waits before its switchover"},
 	{"quit", cli_quit, "GUEST", "end a guest's process, and the guest if it is there"},
 	{"list", cli_list, "[--json]", "the guests of this user on this host"},
+	{"bench", cli_bench, "SCENARIO [OPTION...]", "measure a matrix of migrations"},
 	{"version", cli_version, "", "ferry's version"},
 	{"help", cli_help, "[COMMAND]", "this list, or help on one command"},
 	{NULL, NULL, NULL, NULL},

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One run after the other. Each is bounded, ends with everything that it started, and if it fails says
+why, and the next one goes on.
+"""
+
+import signal
+import time
+import traceback
+
+import ferrylab
+from ferrylab import Lab, LabError
+
+from . import hosts, measure, results
+from . import scenario as sc
+from .results import Result
+
+READY_S = 180      # a guest fills its memory first
+BASE_S = 0.5       # of the guest's work before the migration
+AFTER_S = 0.3      # and after it
+CANCEL_S = 20
+RUNNING_S = 20     # from "completed" to the guest's running
+VERIFY_S = 180
+RUN_EXTRA_S = 600  # a run takes max_s and no more than this besides
+
+
+class Interrupted(BaseException):
+    """The user has had enough."""
+
+
+class Watch:
+    """Is told of what happens; cli.py's show it."""
+
+    def begin(self, run, count):
+        pass
+
+    def sample(self, run, sample):
+        pass
+
+    def end(self, run, result):
+        pass
+
+
+# ---- the guest ----
+
+def kernel_and_cmdline(settings):
+    """What the guest is, by its settings."""
+    rate = sc.pages_per_s(settings)
+    size = sc.region_bytes(settings)
+    if settings["hints"] == "guest":
+        return "balloon", (f"mode=honest size={size} free={size // 2 // 4096 * 4096} "
+                           f"rate={rate or 0}")
+    return "writer", (f"cpus={settings['cpus']} size={size} fill={settings['fill']} "
+                      f"pattern={settings['pattern']} rate={'none' if rate is None else rate} "
+                      "time=0")
+
+
+def verify(result, side, kernel):
+    side.serial.send("v")
+    line = side.serial.expect(rf"^{kernel}: verify ", VERIFY_S).string
+    result.check("the guest has all its pages", f"{kernel}: verify ok" in line, line)
+
+
+# ---- one run ----
+
+class Attempt:
+    """One run that is under way."""
+
+    def __init__(self, run, driver, watch, control_s):
+        self.run, self.driver, self.watch, self.control_s = run, driver, watch, control_s
+        self.settings = run.options
+        self.result = Result.of(run)
+        self.work = measure.Work()
+        self.series = []
+
+    def perform(self):
+        control = self.run.kind == "control"
+        with hosts.make(self.settings["link"]) as ends, Lab() as lab:
+            self.ends, self.lab = ends, lab
+            kernel, cmdline = kernel_and_cmdline(self.settings)
+            self.kernel = kernel
+            destination = None
+            if not control:
+                destination = self.driver.start(lab, "dst", self.settings,
+                                                prefix=ends.prefix("B"))
+            source = self.driver.start(lab, "src", self.settings, ferrylab.guest(kernel), cmdline,
+                                       ends.prefix("A"))
+            source.serial.expect(rf"^{kernel}: ready", READY_S)
+            if control:
+                self.stand_still(source)
+            else:
+                self.move(source, destination)
+        return self.result
+
+    def figure(self, key, value):
+        if value is not None:
+            self.result.figures[key] = value
+
+    def baseline(self, source):
+        """The guest's work before; its last sample."""
+        first = self.work.ask(source)
+        self.work.pump(source, time.monotonic() + BASE_S)
+        if self.kernel == "writer":
+            measure.reset_blackouts(source)
+        last = self.work.ask(source)
+        self.base = measure.rates(first, last)
+        self.figure("base_writes_s", self.base[0])
+        return last
+
+    def kept(self, before, after):
+        writes, loops = measure.rates(before, after)
+        self.figure("writes_s", writes)
+        if self.base[0]:
+            self.figure("writes_kept", 100 * writes / self.base[0])
+        if self.base[1]:
+            self.figure("spare_kept", 100 * loops / self.base[1])
+
+    def gaps(self, side):
+        if self.kernel == "writer":
+            longest, self.result.histogram = measure.blackouts(side)
+            self.figure("guest_gap_ms", longest)
+
+    # ---- control ----
+
+    def stand_still(self, source):
+        before = self.baseline(source)
+        cpu = measure.cpu_seconds(source)
+        begin = time.monotonic()
+        self.work.pump(source, begin + self.control_s)
+        after = self.work.ask(source)
+        self.figure("total_s", time.monotonic() - begin)
+        self.figure("source_cpu_s", max(measure.cpu_seconds(source) - cpu, 0.0))
+        self.kept(before, after)
+        self.gaps(source)
+        self.result.work = results.work_rates(self.work.samples, begin)
+        results.check_work(self.result, self.work.samples)
+        self.result.outcome = results.COMPLETED
+
+    # ---- migration ----
+
+    def move(self, source, destination):
+        uri = self.ends.uri()
+        self.driver.prepare(source, destination, self.settings)
+        destination.qmp.execute("migrate-incoming", uri=uri)
+        before = self.baseline(source)
+        cpu = [measure.cpu_seconds(side) for side in (source, destination)]
+        wire = self.wire(source, destination)
+        begin = time.monotonic()
+        source.qmp.execute("migrate", uri=uri)
+        info = self.follow(source, begin)
+        done = info["status"] == "completed"
+        owner = destination if done else source
+        # Done is when the guest runs there: QEMU's source says "completed" before its last bytes
+        # have arrived.
+        self.await_running(owner)
+        end = time.monotonic()
+        wire = [b - a for a, b in zip(wire, self.wire(source, destination))]
+        cpu = [max(measure.cpu_seconds(side) - c, 0.0)
+               for side, c in zip((source, destination), cpu)]
+        after = self.work.ask(owner, 20)
+        self.work.pump(owner, time.monotonic() + AFTER_S)
+
+        self.result.outcome = info["status"]
+        self.result.reason = self.why(info, end - begin)
+        self.engine_figures(info, end - begin, done)
+        self.other_figures(cpu, wire, before, after)
+        self.gaps(owner)
+        there = destination.qmp.execute("query-migrate") if done else None
+        verify(self.result, owner, self.kernel)
+        ram = sc.size_bytes(self.settings["mem"])
+        self.figure("source_beyond_kib", measure.beyond_kib(source.pid, ram))
+        self.figure("dest_beyond_kib", measure.beyond_kib(destination.pid, ram))
+        self.order(begin, source, destination, wire, there, done)
+
+    def wire(self, source, destination):
+        """(out, back, in): bytes of the devices so far; empty where they count others', too."""
+        device = self.ends.device
+        if not device:
+            return []
+        back, out = hosts.device_bytes(source.pid, device)
+        return [out, back, hosts.device_bytes(destination.pid, device)[0]]
+
+    def follow(self, source, begin):
+        """Look until it has ended; cancel when it has had its time. The last answer."""
+        limit = begin + self.settings["max_s"]
+        cancelled = False
+        while True:
+            info = source.qmp.execute("query-migrate")
+            now = time.monotonic()
+            sample = measure.sample(info, begin)
+            if sample:
+                self.series.append(sample)
+                self.watch.sample(self.run, sample)
+            if info.get("status") in ("completed", "failed", "cancelled"):
+                return info
+            if info.get("status") == "undecided":
+                raise LabError("the handover is undecided: the link was lost in its middle")
+            if now > limit:
+                if cancelled:
+                    raise LabError(f"the migration is {info.get('status')} {CANCEL_S} s after it "
+                                   "was cancelled")
+                source.qmp.execute("migrate_cancel")
+                cancelled, limit = True, now + CANCEL_S
+            self.work.pump(source, now + measure.SAMPLE_S)
+
+    @staticmethod
+    def await_running(owner):
+        deadline = time.monotonic() + RUNNING_S
+        while owner.status() != "running":
+            if time.monotonic() >= deadline:
+                raise LabError(f"the guest does not run within {RUNNING_S} s: {owner.status()}")
+            time.sleep(measure.SAMPLE_S)
+
+    def why(self, info, seconds):
+        if info["status"] == "completed":
+            return ""
+        if info["status"] == "cancelled":
+            return f"not done after {seconds:.0f} s, so it was cancelled"
+        return info.get("error-desc", "no reason given")
+
+    def engine_figures(self, info, seconds, done):
+        self.figure("total_s", seconds)
+        last = self.series[-1] if self.series else {"sent": 0, "pass": 0}
+        self.figure("engine_mib", last["sent"] / measure.MIB)
+        self.figure("passes", last["pass"])
+        if done:
+            self.figure("engine_total_s", info["total-time"] / 1e3)
+            self.figure("engine_downtime_ms",
+                        info.get("x-ferry-downtime-ns", info["downtime"] * 1e6) / 1e6)
+            predicted = [x["predicted_ms"] for x in self.series if x["predicted_ms"] is not None]
+            if "x-ferry-predicted-at-switch-ns" in info:
+                predicted = [info["x-ferry-predicted-at-switch-ns"] / 1e6]
+            self.figure("predicted_ms", predicted[-1] if predicted else None)
+
+    def other_figures(self, cpu, wire, before, after):
+        self.figure("source_cpu_s", cpu[0])
+        self.figure("dest_cpu_s", cpu[1])
+        mib = self.result.figures["engine_mib"]
+        if mib >= 1:
+            self.figure("cpu_s_gib", sum(cpu) / mib * 1024)
+        if wire:
+            self.figure("wire_mib", wire[0] / measure.MIB)
+            self.figure("wire_back_mib", wire[1] / measure.MIB)
+        self.kept(before, after)
+
+    def order(self, begin, source, destination, wire, there, done):
+        """The series, and whether all agrees. The traces are whole once their processes ended."""
+        result = self.result
+        pages = [None, None]
+        source.stop()
+        destination.stop()
+        if source.trace_path:
+            series, threads = measure.read_trace(source.trace_path, begin)
+            other, more = measure.read_trace(destination.trace_path, begin)
+            self.series = series or self.series
+            result.threads = {"source": threads, "destination": more}
+            if series and other:
+                pages = [series[-1]["pages"], other[-1]["pages"]]
+        result.series = self.series
+        result.passes = results.passes(self.series)
+        result.work = results.work_rates(self.work.samples, begin)
+        results.check_work(result, self.work.samples)
+        if done:
+            results.check_engine(result, there, *pages)
+            if wire:
+                results.check_wire(result, wire[0], wire[2])
+        result.series = results.thin(self.series)
+
+
+def attempt(run, driver, watch, control_s):
+    """A run's Result, whatever happens in it but Interrupted."""
+    def too_long(_number, _frame):
+        raise LabError(f"the run hung: it was ended after {bound:.0f} s")
+
+    bound = run.options["max_s"] + RUN_EXTRA_S
+    one = Attempt(run, driver, watch, control_s)
+    old = signal.signal(signal.SIGALRM, too_long)
+    signal.setitimer(signal.ITIMER_REAL, bound)
+    try:
+        result = one.perform()
+    except (LabError, OSError) as error:
+        result = one.result
+        result.outcome, result.reason = results.FAILED, str(error)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        # An answer that is not as it should be: the rest goes on.
+        result = one.result
+        result.outcome = results.FAILED
+        result.reason = "an answer without sense: " + "".join(
+            traceback.format_exception_only(error)).strip() + traceback.format_exc(limit=-1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    bad = [c for c in result.checks if not c["ok"]]
+    if bad and result.outcome != results.FAILED:
+        result.outcome = results.FAILED
+        result.reason = "; ".join(f"not true: {c['name']} ({c['text']})" for c in bad)
+    return result
+
+
+def run_all(runs, drivers, features, watch, control_s):
+    """All runs, in order. After an interruption the rest is there as "not run"."""
+    def interrupt(number, _frame):
+        signal.signal(number, signal.SIG_IGN)  # while things are put away
+        raise Interrupted(number)
+
+    done, stopped = [], 0
+    old = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for run in runs:
+            reason = features[run.vmm].missing(run.options) or hosts.problem(run.options["link"])
+            watch.begin(run, len(runs))
+            if reason:
+                result = Result.of(run, outcome=results.SKIPPED, reason=reason)
+            else:
+                result = attempt(run, drivers[run.vmm], watch, control_s)
+            done.append(result)
+            watch.end(run, result)
+    except Interrupted as why:
+        stopped = why.args[0]
+        done += [Result.of(run, outcome=results.NOT_RUN, reason="interrupted")
+                 for run in runs[len(done):]]
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+    return done, stopped
