@@ -10,6 +10,7 @@
 #define MAX_EXTRA      8
 #define WINDOW_NS      (10 * NS_PER_MS) /* of sending: how much is protected at a time */
 #define LIMIT_SLICE_NS (100 * NS_PER_MS)
+#define DRAIN_LOOK_NS  (50 * NS_PER_US) /* is the socket empty? Then twice as long, and so on */
 #define MIN_PASS_NS    (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 
 static uint64_t remaining_bytes(const struct mig_source *s)
@@ -46,13 +47,32 @@ uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
 	return mig_phases_from(phases, MIG_PHASE_PAUSE);
 }
 
+/* What max-bandwidth says. Nothing during the switchover: dark time is worth more. */
+static uint64_t limit_now(struct mig_source *s)
+{
+	return s->paused ? MIG_BANDWIDTH_UNLIMITED : mig_source_params(s).max_bandwidth_bytes_s;
+}
+
+uint64_t mig_speed_bytes_s(struct mig_source *s)
+{
+	uint64_t wire = mig_rate_bytes_s(&s->rate), limit = limit_now(s);
+
+	return limit && limit < wire ? limit : wire;
+}
+
+static void update_rate(struct mig_source *s)
+{
+	uint64_t sent = mig_chan_sent(s->chan), queued = mig_chan_queued(s->chan);
+
+	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, clock_mono_ns());
+}
+
 static void account(struct mig_source *s)
 {
-	uint64_t now = clock_mono_ns();
-	uint64_t sent = mig_chan_sent(s->chan), queued = mig_chan_queued(s->chan), pages;
+	uint64_t pages;
 
-	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, now);
-	pages = mig_rate_bytes_s(&s->rate) / (NS_PER_SEC / WINDOW_NS) / MEM_PAGE_BYTES;
+	update_rate(s);
+	pages = mig_speed_bytes_s(s) / (NS_PER_SEC / WINDOW_NS) / MEM_PAGE_BYTES;
 	if (pages < MIG_WINDOW_PAGES_MIN)
 		pages = MIG_WINDOW_PAGES_MIN;
 	if (pages > MIG_WINDOW_PAGES_MAX)
@@ -61,37 +81,41 @@ static void account(struct mig_source *s)
 	mig_source_figures(s);
 }
 
-/* Small bites under a small limit, so that bytes keep moving: a tenth of a second's worth. */
+/* Small bites under a small limit, so that bytes keep moving. */
 static void size_chunks(struct mig_source *s, uint64_t limit_bytes_s)
 {
-	uint64_t pages = limit_bytes_s / 10 / MEM_PAGE_BYTES;
+	uint64_t pages = mig_limit_chunk_bytes(limit_bytes_s) / MEM_PAGE_BYTES;
 
 	if (!limit_bytes_s || pages > WIRE_CHUNK_PAGES)
 		pages = WIRE_CHUNK_PAGES;
 	s->pages.chunk_pages = pages ? (uint32_t)pages : 1;
 }
 
-/* What max-bandwidth says. Nothing during the switchover: dark time is worth more. */
-static uint64_t limit_now(struct mig_source *s)
-{
-	return s->paused ? MIG_BANDWIDTH_UNLIMITED : mig_source_params(s).max_bandwidth_bytes_s;
-}
-
 static int keep_limit(struct mig_source *s, uint64_t bytes, struct err *e)
 {
-	uint64_t limit = limit_now(s);
-	uint64_t wait = mig_limit_wait_ns(&s->limit, bytes, limit, clock_mono_ns());
+	uint64_t limit = limit_now(s), now = clock_mono_ns();
+	uint64_t end = now + mig_limit_wait_ns(&s->limit, bytes, limit, now);
+	uint64_t look_ns = DRAIN_LOOK_NS;
+	int rc = 0;
 
 	size_chunks(s, limit);
 	/* In slices: who raises the limit should not have to wait for the old one. */
-	while (wait && limit_now(s) == limit) {
-		uint64_t slice = wait < LIMIT_SLICE_NS ? wait : LIMIT_SLICE_NS;
+	while (!rc && now < end && limit_now(s) == limit) {
+		/* Until the socket is empty the wire is busy; from then on it only waits. */
+		bool busy = mig_chan_queued(s->chan) > 0;
+		uint64_t slice = busy ? look_ns : LIMIT_SLICE_NS;
 
-		if (mig_stop_wait(&s->stop, -1, 0, slice) == -ECANCELED)
-			return err_set(e, ECANCELED, "cancelled");
-		wait -= slice;
+		update_rate(s);
+		if (!busy)
+			mig_rate_pause(&s->rate, clock_mono_ns());
+		if (mig_stop_wait(&s->stop, -1, 0, end - now < slice ? end - now : slice) ==
+		    -ECANCELED)
+			rc = err_set(e, ECANCELED, "cancelled");
+		now = clock_mono_ns();
+		look_ns *= 2;
 	}
-	return 0;
+	mig_rate_resume(&s->rate, now);
+	return rc;
 }
 
 static int send_chunk(struct mig_source *s, struct mig_chunk *c, struct err *e)

@@ -3,11 +3,12 @@
 
 #include "base/clock.h"
 
-#define WINDOW_NS (50 * NS_PER_MS)
-/* What a late wake-up may make up for: less, and a busy host would stay below its limit. */
-#define BURST_NS    (100 * NS_PER_MS)
-#define NEVER_NS    (1ull << 60)   /* 36 years; sums of a few of them still fit */
-#define FIRST_GUESS (100ull << 20) /* bytes/s before anything was measured: gigabit Ethernet */
+#define WINDOW_NS   (50 * NS_PER_MS)
+#define BURST_NS    (8 * NS_PER_MS)   /* made up for at once */
+#define DEBT_NS     (500 * NS_PER_MS) /* made up for a little at a time ... */
+#define BRISKER     1.01              /* ... namely so */
+#define NEVER_NS    (1ull << 60)      /* 36 years; sums of a few of them still fit */
+#define FIRST_GUESS (100ull << 20)    /* bytes/s before anything was measured: gigabit Ethernet */
 
 static uint64_t per_second(uint64_t bytes, uint64_t ns)
 {
@@ -65,15 +66,24 @@ uint64_t mig_rate_time_ns(const struct mig_rate *r, uint64_t bytes)
 	return ns < (double)NEVER_NS ? (uint64_t)ns : NEVER_NS;
 }
 
+/* The later of a point of time and the present less so much, which is not saved up for. */
+static uint64_t not_before(uint64_t at_ns, uint64_t now_ns, uint64_t slack_ns)
+{
+	return at_ns + slack_ns < now_ns ? now_ns - slack_ns : at_ns;
+}
+
 uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns)
 {
-	uint64_t wait;
+	uint64_t at_ns;
+	double ns;
 
 	if (!bytes_s)
 		return 0;
-	if (l->free_at_ns + BURST_NS < now_ns)
-		l->free_at_ns = now_ns - BURST_NS;
-	wait = l->free_at_ns > now_ns ? l->free_at_ns - now_ns : 0;
-	l->free_at_ns += (uint64_t)((double)bytes * (double)NS_PER_SEC / (double)bytes_s);
-	return wait;
+	ns = (double)bytes * (double)NS_PER_SEC / (double)bytes_s;
+	l->free_at_ns = l->free_at_ns ? not_before(l->free_at_ns, now_ns, DEBT_NS) : now_ns;
+	l->brisk_at_ns = not_before(l->brisk_at_ns, now_ns, BURST_NS);
+	at_ns = l->free_at_ns > l->brisk_at_ns ? l->free_at_ns : l->brisk_at_ns;
+	l->free_at_ns += (uint64_t)ns;
+	l->brisk_at_ns += (uint64_t)(ns / BRISKER);
+	return at_ns > now_ns ? at_ns - now_ns : 0;
 }

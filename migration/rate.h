@@ -40,12 +40,22 @@ uint64_t mig_rate_time_ns(const struct mig_rate *r, uint64_t bytes);
 /* ---- staying below max-bandwidth ---- */
 
 struct mig_limit {
-	uint64_t free_at_ns; /* when the bytes sent so far will have paid for themselves */
+	uint64_t free_at_ns;  /* when the bytes sent so far will have paid for themselves ... */
+	uint64_t brisk_at_ns; /* ... and when they will have if it is a little brisker */
 };
+
+/* What should be sent at a time under a limit, at most: more would be a burst by itself. */
+static inline uint64_t mig_limit_chunk_bytes(uint64_t bytes_s)
+{
+	return bytes_s / 128;
+}
 
 /*
  * `bytes` are about to be sent under a limit of bytes_s (0 = none): how long to wait before, in ns.
- * A pause is not saved up for: at most a tenth of a second of it may be sent in a burst.
+ *
+ * Over any second no more than 3 % above the limit, and on average the limit itself: a wake-up that
+ * was late is made up for at once within 8 ms' worth, and up to half a second's worth by being one
+ * per cent brisker for a while. A longer pause is not saved up for.
  */
 uint64_t mig_limit_wait_ns(struct mig_limit *l, uint64_t bytes, uint64_t bytes_s, uint64_t now_ns);
 

@@ -68,6 +68,7 @@ struct mig_params mig_source_params(struct mig_source *s)
 void mig_source_figures(struct mig_source *s)
 {
 	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
+	uint64_t speed = mig_speed_bytes_s(s);
 	uint64_t phases[MIG_PHASES], predicted = mig_predict(s, phases);
 	struct mig_status *st = &s->status;
 
@@ -88,7 +89,7 @@ void mig_source_figures(struct mig_source *s)
 	st->sync_ns_last = sync.last_ns;
 	st->sync_ns_total = sync.total_ns;
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
-	st->bytes_per_s = mig_rate_bytes_s(&s->rate);
+	st->bytes_per_s = speed;
 	st->protect_calls = s->pages.protect_calls + s->free.protect_calls;
 	st->protect_pages = s->pages.protect_pages + s->free.protect_pages;
 	pthread_mutex_unlock(&s->lock);

@@ -108,6 +108,8 @@ int mig_precopy(struct mig_source *s, struct err *e);
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
 /* The downtime if the switchover began now, by phases; returns the sum. */
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
+/* Bytes a second while the guest runs: the wire's, or what max-bandwidth leaves of it. */
+uint64_t mig_speed_bytes_s(struct mig_source *s);
 /* A sync in the worker, out of the sending time. */
 int mig_precopy_sync(struct mig_source *s, struct err *e);
 
