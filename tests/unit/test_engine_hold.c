@@ -26,9 +26,14 @@ static void nap(uint64_t ns)
 
 static void until_held(struct pair *p, uint64_t limit_ms)
 {
+	bool runs;
+
 	pair_send(p, limit_ms);
 	ck_assert(synth_wait(p->src, WATCH(MIG_PRE_SWITCHOVER)));
-	ck_assert(!p->guest.runs_at_source);
+	pthread_mutex_lock(&p->guest.lock);
+	runs = p->guest.runs_at_source;
+	pthread_mutex_unlock(&p->guest.lock);
+	ck_assert(!runs);
 	ck_assert_uint_eq(atomic_load(&p->src->calls[SYNTH_PAUSE]), 1);
 	ck_assert_uint_eq(atomic_load(&p->src->calls[SYNTH_COLLECT]), 0);
 }
