@@ -264,14 +264,14 @@ static void handle_events(void *ctx, uint32_t events)
 	}
 }
 
-/* Any thread. */
-static void put_event(struct session *s, struct session_event what)
+/* Any thread. False: nobody may hear of it. */
+static bool put_event(struct session *s, struct session_event what)
 {
 	struct session_event *ev = malloc(sizeof(*ev));
 
 	if (!ev) {
 		log_warn("out of memory: an event is lost");
-		return;
+		return false;
 	}
 	*ev = what;
 	ev->next = NULL;
@@ -279,8 +279,10 @@ static void put_event(struct session *s, struct session_event what)
 	*s->events_end = ev;
 	s->events_end = &ev->next;
 	pthread_mutex_unlock(&s->lock);
-	if (loop_post(s->loop, handle_events, s))
-		log_warn("out of memory: an event is late");
+	if (!loop_post(s->loop, handle_events, s))
+		return true;
+	log_warn("out of memory: an event is late");
+	return false;
 }
 
 void session_on_machine(void *ctx, enum machine_event_kind kind)
@@ -291,17 +293,19 @@ void session_on_machine(void *ctx, enum machine_event_kind kind)
 	if (kind == MACHINE_EVENT_BALLOON &&
 	    __atomic_exchange_n(&s->balloon_queued, true, __ATOMIC_ACQ_REL))
 		return;
-	put_event(s, (struct session_event){.from = FROM_MACHINE, .machine = kind});
+	if (!put_event(s, (struct session_event){.from = FROM_MACHINE, .machine = kind}) &&
+	    kind == MACHINE_EVENT_BALLOON)
+		__atomic_store_n(&s->balloon_queued, false, __ATOMIC_RELEASE);
 }
 
 void session_on_outgoing(void *ctx, const struct mig_event *ev)
 {
-	put_event(ctx, (struct session_event){.from = FROM_SOURCE, .migration = *ev});
+	(void)put_event(ctx, (struct session_event){.from = FROM_SOURCE, .migration = *ev});
 }
 
 void session_on_incoming(void *ctx, const struct mig_event *ev)
 {
-	put_event(ctx, (struct session_event){.from = FROM_DEST, .migration = *ev});
+	(void)put_event(ctx, (struct session_event){.from = FROM_DEST, .migration = *ev});
 }
 
 /* ---- migrations ---- */
