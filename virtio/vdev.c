@@ -274,6 +274,13 @@ int vdev_pause(struct vdev *d, struct err *e)
 	return rc;
 }
 
+void vdev_halt(struct vdev *d)
+{
+	vdev_lock(d);
+	d->is_paused = true;
+	vdev_unlock(d);
+}
+
 void vdev_resume(struct vdev *d)
 {
 	vdev_lock(d);

@@ -163,6 +163,11 @@ void vdev_kick(struct vdev *d, uint32_t q);
  */
 int vdev_pause(struct vdev *d, struct err *e);
 void vdev_resume(struct vdev *d);
+/*
+ * For a guest that has ended and will not run again: no queue is looked at any more, whether or not
+ * the requests in flight end.
+ */
+void vdev_halt(struct vdev *d);
 
 /*
  * As a driver's reset: the machine's, while it is paused or not. -ETIMEDOUT: a request in flight

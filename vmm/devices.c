@@ -143,6 +143,12 @@ void devices_resume(struct devices *ds)
 		vdev_resume(ds->list[i].vdev);
 }
 
+void devices_halt(struct devices *ds)
+{
+	for (unsigned i = 0; i < ds->n; i++)
+		vdev_halt(ds->list[i].vdev);
+}
+
 void devices_announce(struct devices *ds)
 {
 	for (unsigned i = 0; i < ds->n; i++)

@@ -87,6 +87,8 @@ void devices_cmdline(const struct devices *ds, char text[DEVICES_CMDLINE_BYTES])
  */
 int devices_pause(struct devices *ds, struct err *e);
 void devices_resume(struct devices *ds);
+/* The guest has ended: no device begins anything any more. */
+void devices_halt(struct devices *ds);
 /* The guest is at a new place and runs: tell the network. */
 void devices_announce(struct devices *ds);
 

@@ -108,12 +108,19 @@ static int change(struct machine *m, enum run_state to, enum run_state *old, str
 /* The vCPUs or a device would not stop: back to where we were, unless the guest ended meanwhile. */
 static void undo_stop(struct machine *m, enum run_state tried)
 {
+	bool runs;
+
 	pthread_mutex_lock(&m->lock);
-	if (m->state == tried) {
+	runs = m->state == tried;
+	if (runs) {
 		m->state = RUN_RUNNING;
 		run_all(m);
 	}
 	pthread_mutex_unlock(&m->lock);
+	if (runs)
+		return;
+	serial_pause(m->serial);
+	devices_halt(m->devices);
 }
 
 int machine_stop(struct machine *m, enum run_state to, bool *was_running, struct err *e)

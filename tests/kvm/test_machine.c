@@ -13,7 +13,9 @@
 #include "mem/bits.h"
 #include "tests/kvm/support/vmtest.h"
 #include "vmm/cpu.h"
+#include "vmm/devices_impl.h"
 #include "vmm/machine.h"
+#include "vmm/machine_impl.h"
 
 static struct err e;
 static atomic_uint events[3]; /* by enum machine_event_kind */
@@ -41,6 +43,7 @@ static struct machine *create(const char *kernel, unsigned n_cpus)
 		.kvm_fd = -1,
 		.incoming = !kernel,
 		.on_event = on_event,
+		.devices = {.rng = true},
 	};
 	struct machine *m = NULL;
 
@@ -149,6 +152,36 @@ START_TEST(pause_and_resume)
 	ck_assert_uint_eq(events[MACHINE_EVENT_STOP], 50);
 	ck_assert_uint_eq(events[MACHINE_EVENT_RESUME], 51);
 	machine_free(NULL);
+}
+END_TEST
+
+static struct machine *ending;
+
+static int end_and_hang(struct vdev *d, struct err *err)
+{
+	(void)d;
+	machine_guest_ended(ending, END_SHUTDOWN, 0, "just now");
+	return err_set(err, ETIMEDOUT, "stuck");
+}
+
+/* The guest ends while a device does not come to rest: nothing goes on with it. */
+START_TEST(end_while_pausing)
+{
+	struct vdev_ops wrong;
+	struct vdev *rng;
+
+	NEED_KVM();
+	ending = create_code(spin_code, sizeof(spin_code), 1);
+	rng = ending->devices->list[0].vdev;
+	wrong = *rng->ops;
+	wrong.quiesce = end_and_hang;
+	OK(machine_resume(ending, &e));
+	ck_assert(!rng->is_paused);
+	rng->ops = &wrong;
+	ck_assert_int_eq(machine_pause(ending, &e), -ETIMEDOUT);
+	ck_assert_int_eq(machine_state(ending), RUN_SHUTDOWN);
+	ck_assert(rng->is_paused);
+	machine_free(ending);
 }
 END_TEST
 
@@ -498,6 +531,7 @@ int main(void)
 	tcase_set_timeout(c, 60);
 	tcase_add_loop_test(c, guest_ends, 0, sizeof(ends) / sizeof(ends[0]));
 	tcase_add_test(c, pause_and_resume);
+	tcase_add_test(c, end_while_pausing);
 	tcase_add_test(c, incoming_waits);
 	tcase_add_test(c, bad_configs);
 	tcase_add_test(c, many_vcpus);
