@@ -10,6 +10,8 @@
 
 #include <linux/virtio_ids.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "virtio/blk_impl.h"
 #include "virtio/tables.h"
 
@@ -45,7 +47,7 @@ static int notify(struct vdev *d, unsigned q)
 
 static int quiesce(struct vdev *d, struct err *e)
 {
-	return blk_quiesce(to_blk(d), e);
+	return blk_quiesce_until(to_blk(d), clock_mono_ns() + VDEV_QUIESCE_MS * NS_PER_MS, e);
 }
 
 /* I/O thread: requests have completed. */
@@ -171,17 +173,27 @@ int blk_new(struct blk **out, const struct vdev_host *host, const struct blk_con
 	return 0;
 }
 
-void blk_free(struct blk *b)
+int blk_free(struct blk *b, uint64_t deadline_ns)
 {
+	struct err e = ERR_INIT;
 	struct loop *loop;
+	bool busy;
 
 	if (!b)
-		return;
+		return 0;
 	loop = b->vdev.host.loop;
-	/* What does not end now goes with the ring: the kernel holds on to the memory it needs. */
-	(void)vdev_pause(&b->vdev, NULL);
+	vdev_lock(&b->vdev);
+	b->vdev.is_paused = true;
+	if (blk_quiesce_until(b, deadline_ns, &e))
+		log_warn("%s", e.msg);
+	/* A disk that cannot write its data out is at rest all the same. */
+	busy = b->in_flight;
+	vdev_unlock(&b->vdev);
+	if (busy)
+		return -ETIMEDOUT;
 	vdev_fini(&b->vdev);
 	tear_down(b, loop);
+	return 0;
 }
 
 struct vdev *blk_vdev(struct blk *b)

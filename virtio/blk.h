@@ -51,10 +51,11 @@ struct blk_state {
 int blk_new(struct blk **out, const struct vdev_host *host, const struct blk_config *cfg,
 	    struct err *e);
 /*
- * NULL is fine. Paused, or after the last driver's requests have ended; waits for those that are in
- * flight as a pause does.
+ * NULL is fine. Waits for requests in flight as a pause does, until deadline_ns (CLOCK_MONOTONIC).
+ * -ETIMEDOUT: one does not end. The kernel may still read or write its buffers, so the disk stays
+ * allocated, and the guest's RAM must stay mapped for as long as this process lives.
  */
-void blk_free(struct blk *b);
+int blk_free(struct blk *b, uint64_t deadline_ns);
 struct vdev *blk_vdev(struct blk *b);
 
 #endif

@@ -76,6 +76,7 @@ int blk_parse(struct blk *b, struct blk_req *r, uint8_t *status);
 int blk_take(struct blk *b, unsigned q); /* vdev_ops.notify */
 /* Handle the completions that are there. */
 void blk_reap(struct blk *b);
-int blk_quiesce(struct blk *b, struct err *e); /* vdev_ops.quiesce */
+/* Complete what is in flight, and if paused, have what was written reach the disk. -ETIMEDOUT. */
+int blk_quiesce_until(struct blk *b, uint64_t deadline_ns, struct err *e);
 
 #endif

@@ -187,7 +187,7 @@ static void step_done(struct blk *b, struct blk_req *r, int res)
 {
 	b->in_flight--;
 	if (!r)
-		b->sync_error = res; /* blk_quiesce()'s own */
+		b->sync_error = res; /* blk_quiesce_until()'s own */
 	else if (res == -EINTR || res == -EAGAIN || res == -ECANCELED)
 		prepare(b, r); /* nothing was done; the thread that asked may have ended */
 	else if (r->type == VIRTIO_BLK_T_DISCARD || r->type == VIRTIO_BLK_T_WRITE_ZEROES)
@@ -313,9 +313,8 @@ static int sync_disk(struct blk *b, uint64_t deadline_ns, struct err *e)
 	return rc;
 }
 
-int blk_quiesce(struct blk *b, struct err *e)
+int blk_quiesce_until(struct blk *b, uint64_t deadline_ns, struct err *e)
 {
-	uint64_t deadline_ns = clock_mono_ns() + VDEV_QUIESCE_MS * NS_PER_MS;
 	int rc = drain(b, deadline_ns, e);
 
 	/* A driver's reset does not ask for that, a pause does: another host may go on. */

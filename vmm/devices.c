@@ -9,6 +9,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "virtio/mmio.h"
 #include "vmm/devices_impl.h"
 
@@ -84,22 +85,29 @@ int devices_new(struct devices **out, const struct devices_config *cfg,
 		bind_bells(d);
 	}
 	if (rc) {
-		devices_free(ds);
+		(void)devices_free(ds); /* nothing was asked of them yet */
 		return rc;
 	}
 	*out = ds;
 	return 0;
 }
 
-void devices_free(struct devices *ds)
+int devices_free(struct devices *ds)
 {
+	uint64_t deadline_ns = clock_mono_ns() + VDEV_QUIESCE_MS * NS_PER_MS;
+	int rc = 0;
+
 	if (!ds)
-		return;
+		return 0;
 	for (unsigned i = 0; i < ds->n; i++) {
 		disconnect(&ds->list[i]);
-		devices_unmake(&ds->list[i]);
+		if (devices_unmake(&ds->list[i], deadline_ns))
+			rc = -ETIMEDOUT;
 	}
-	free(ds);
+	/* A disk that is still at work signals through its place in the list. */
+	if (!rc)
+		free(ds);
+	return rc;
 }
 
 void devices_restore_terminal(struct devices *ds)

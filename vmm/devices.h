@@ -73,8 +73,11 @@ struct devices;
 /* Build them, paused. Messages name the option. */
 int devices_new(struct devices **out, const struct devices_config *cfg,
 		const struct devices_host *host, struct err *e);
-/* NULL is fine. */
-void devices_free(struct devices *ds);
+/*
+ * NULL is fine. -ETIMEDOUT: the kernel still works on a disk's request (see blk_free()): RAM must
+ * stay mapped. Waits VDEV_QUIESCE_MS for all of them together.
+ */
+int devices_free(struct devices *ds);
 /* Put the console's terminal back; for exits that don't come by devices_free(). */
 void devices_restore_terminal(struct devices *ds);
 

@@ -32,7 +32,7 @@ struct devices {
 
 /* devices_make.c: all that cfg wants, into ds->list, not connected to the machine yet. */
 int devices_make(struct devices *ds, const struct devices_config *cfg, struct err *e);
-/* Free what devices_make() made of one. */
-void devices_unmake(struct device *d);
+/* Free what devices_make() made of one. -ETIMEDOUT as blk_free(). */
+int devices_unmake(struct device *d, uint64_t deadline_ns);
 
 #endif

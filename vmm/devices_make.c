@@ -148,13 +148,15 @@ int devices_make(struct devices *ds, const struct devices_config *cfg, struct er
 	return rc;
 }
 
-void devices_unmake(struct device *d)
+int devices_unmake(struct device *d, uint64_t deadline_ns)
 {
-	blk_free(d->blk);
+	int rc = blk_free(d->blk, deadline_ns);
+
 	net_free(d->net);
 	rng_free(d->rng);
 	balloon_free(d->balloon);
 	console_port_free(d->console);
 	free(d->backend);
 	free(d->state);
+	return rc;
 }

@@ -335,6 +335,8 @@ static bool end_threads(struct machine *m)
 
 void machine_free(struct machine *m)
 {
+	bool ram_in_use;
+
 	if (!m)
 		return;
 	if (!end_threads(m)) {
@@ -344,7 +346,7 @@ void machine_free(struct machine *m)
 			devices_restore_terminal(m->devices);
 		return; /* a thread may still use any of it */
 	}
-	devices_free(m->devices);
+	ram_in_use = devices_free(m->devices) != 0;
 	serial_free(m->serial);
 	acpi_pm_free(m->acpi_pm);
 	reset_free(m->reset);
@@ -355,7 +357,11 @@ void machine_free(struct machine *m)
 	for (unsigned i = 0; i < m->n_cpus; i++)
 		vcpu_free(m->vcpus[i]);
 	vm_free(m->vm);
-	mem_free(m->mem);
+	/* What a disk still reads into must not become anybody else's memory. */
+	if (ram_in_use)
+		log_warn("a disk does not end its work; the guest's memory stays in use");
+	else
+		mem_free(m->mem);
 	machine_sections_free(m);
 	(void)pthread_mutex_destroy(&m->lock);
 	(void)pthread_mutex_destroy(&m->op);

@@ -190,7 +190,7 @@ START_TEST(direct)
 		printf("SKIP no O_DIRECT on /tmp\n");
 		return;
 	}
-	blk_free(disk);
+	(void)blk_free(disk, UINT64_MAX);
 	disk = b;
 	vdrv_attach(&dv, blk_vdev(disk));
 	vdrv_start(&dv, EVENT_IDX, 1);

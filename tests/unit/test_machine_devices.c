@@ -90,7 +90,7 @@ START_TEST(places)
 		ck_assert_uint_eq(get(info.gpa + 8), ids[i]);
 	}
 	ck_assert_uint_eq(get(DEVICES_GPA + 4 * 0x1000), UINT32_MAX); /* no network card */
-	devices_free(ds);
+	(void)devices_free(ds);
 
 	cfg = (struct devices_config){.balloon = true, .console = "none"};
 	ds = make(&cfg);
@@ -98,14 +98,14 @@ START_TEST(places)
 	ck_assert_str_eq(text, "virtio_mmio.device=4K@0xd0007000:14 "
 			       "virtio_mmio.device=4K@0xd0008000:15");
 	ck_assert_ptr_nonnull(devices_balloon(ds));
-	devices_free(ds);
+	(void)devices_free(ds);
 
 	cfg = (struct devices_config){0};
 	ds = make(&cfg);
 	devices_cmdline(ds, text);
 	ck_assert_str_eq(text, "");
 	ck_assert_ptr_null(devices_balloon(ds));
-	devices_free(ds);
+	(void)devices_free(ds);
 }
 END_TEST
 
@@ -150,7 +150,7 @@ START_TEST(pause_fails)
 	ck_assert_int_eq(devices_pause(ds, &err), -0);
 	for (unsigned i = 0; i < ds->n; i++)
 		ck_assert(ds->list[i].vdev->is_paused);
-	devices_free(ds);
+	(void)devices_free(ds);
 }
 END_TEST
 
@@ -181,9 +181,9 @@ START_TEST(state)
 	((struct vdev_state *)to->list[3].state)->status = 0x1000;
 	ck_assert_int_eq(devices_check(to, &err), -EINVAL);
 	ck_assert_msg(strstr(err.msg, "virtio-balloon"), "%s", err.msg);
-	devices_free(to);
+	(void)devices_free(to);
 	bus = from_bus;
-	devices_free(from);
+	(void)devices_free(from);
 }
 END_TEST
 

@@ -43,7 +43,7 @@ void blk_setup(void)
 
 void blk_teardown(void)
 {
-	blk_free(disk);
+	(void)blk_free(disk, UINT64_MAX);
 	vdrv_teardown(&dv);
 	(void)close(disk_file);
 	(void)unlink(disk_path);
@@ -51,7 +51,7 @@ void blk_teardown(void)
 
 void blk_remake(void)
 {
-	blk_free(disk);
+	(void)blk_free(disk, UINT64_MAX);
 	disk = blk_make();
 	vdrv_attach(&dv, blk_vdev(disk));
 }
@@ -61,7 +61,7 @@ void blk_move(void)
 	struct blk *other = blk_make();
 
 	vdrv_move(&dv, blk_vdev(other));
-	blk_free(disk);
+	(void)blk_free(disk, UINT64_MAX);
 	disk = other;
 }
 
