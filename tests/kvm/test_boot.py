@@ -99,10 +99,11 @@ class GuestTest(SystemTest):
         with open(module, "wb") as file:
             file.write(bytes(range(0x10, 0x30)))
         ferry = self.boot("mboot", "mboot", "some words", mem="128M",
-                          extra=["--debug-exit", "--initrd", module])
+                          extra=["--debug-exit", "--initrd", module, "--rng", "--virtio-cmdline"])
         said = ferry.serial.collect(r"^mboot: done ok", GUEST_SECONDS)[0]
         self.assertIn("mboot: magic ok", said)
-        self.assertTrue(any("cmdline=" in line and "some words" in line for line in said), said)
+        self.assertTrue(any("cmdline=" in line and "some words" in line and "virtio_mmio.device=4K@0x" in line
+                            for line in said), said)
         line = next(line for line in said if " module=0 " in line)
         self.assertEqual(fields(line)["size"], "32")
         self.assertEqual([int(byte, 16) for byte in fields(line)["bytes"].split(",")],
