@@ -144,7 +144,7 @@ $(BUILD)/tests/bench/sync: $(BENCH_O) $(LIB)
 	@echo "  LINK    $@"
 	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS)
 
-.PHONY: tests check check-unit check-model check-kvm soak asan tsan bench bench-sync
+.PHONY: tests check check-unit check-model check-kvm check-slow soak asan tsan bench bench-sync
 tests: $(UNIT_BINS) $(KVM_BINS) $(BUILD)/tests/bench/sync	## build the tests, run none
 
 check:	## everything below that tests: include-check hdr-check check-unit check-model check-kvm
@@ -161,6 +161,9 @@ check-model:	## the handover as a model, every state of it (spin)
 
 check-kvm: $(KVM_BINS) $(FERRY_BIN) $(BUILD)/bench guests	## tests with real guests (skipped without /dev/kvm)
 	@$(TEST_WRAP) $(RUN_TESTS) --need /dev/kvm $(KVM_BINS) $(KVM_PY)
+
+check-slow: $(FERRY_BIN)	## tests that take many minutes: Debian's own kernel
+	@$(TEST_WRAP) $(RUN_TESTS) --need /dev/kvm --timeout 2400 $(sort $(wildcard tests/slow/test_*.py))
 
 SOAK_ROUNDS ?= 200
 SOAK_KILLS ?= 300
