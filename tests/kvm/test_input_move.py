@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was typed before a guest was handed over: each byte of it reaches the guest, once."""
 
+import json
 import sys
 
-from support_system import GUEST_SECONDS, SystemTest, main
+from support_system import GUEST_SECONDS, SMALL, SystemTest, main
 
 LINES = 3000  # more than the guest answers until it is handed over; less than ferry takes along
 
@@ -48,6 +49,21 @@ class InputTest(SystemTest):
         self.source.migrate(self.uri)
         self.destination.wait_status("paused", 10)
         self.wait_dest(self.destination, "completed")
+        self.destination.qmp.execute("cont")
+        self.check_echoes()
+
+    def test_saved(self):
+        """In a file it is there to be seen, and restored."""
+        path = self.lab.path("saved")
+        self.source.qmp.execute("stop")
+        self.source.serial.send("\n".join(self.lines) + "\n", GUEST_SECONDS)
+        self.ferry("save", self.source.control_path, path)
+        shown = json.loads(self.ferry("inspect", path, "--json", "--verify"))
+        waiting = next(s["fields"] for s in shown["sections"] if s["name"] == "input")
+        self.assertGreater(waiting["input_bytes"], 1000)
+        self.destination = self.lab.start("restored", incoming=f"file:{path}", **SMALL)
+        self.assertIsNotNone(self.destination.serial)
+        self.destination.wait_status("paused", 20)
         self.destination.qmp.execute("cont")
         self.check_echoes()
 

@@ -237,7 +237,7 @@ class TestFormat(SaveTest):
             self.assertEqual((guest["name"], guest["n_cpus"], guest["was_running"]), (b"src", 2, 1))
             names = [name for name, _ in saved.names]
             self.assertEqual(names, ["guest", "sums", "processor", "vcpu", "vcpu", "irqchip", "pit", "clock",
-                                     "serial", "cmos", "reset", "acpi-pm"])
+                                     "serial", "cmos", "reset", "acpi-pm", "input"])
             self.assertIn("rip", saved.sections["vcpu", 1]["regs"])
             self.assertEqual(len(saved.sections["pit", 0]["channels"]), 3)
             sections = saved.sections
