@@ -2,6 +2,7 @@
 #include "migration/file_save.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,8 @@
 #include "mem/bits.h"
 #include "mem/page.h"
 #include "migration/file_io.h"
+
+#define EXTENT_WORDS (MIG_FILE_EXTENT_PAGES / 64)
 
 int mig_file_save_init(struct mig_file_save *f, const struct mem *mem, int fd,
 		       const struct mig_file_params *params, struct mig_stop *stop, struct err *e)
@@ -56,44 +59,78 @@ static bool is_zero(const struct mem_block *b, uint64_t page, uint64_t *hole_end
 	return *hole || page_is_zero(b->hva + page * MEM_PAGE_BYTES);
 }
 
+/* Live: it had something in it before. Its place must be empty, as if nothing had been there. */
+static int drop_page(struct mig_file_save *f, unsigned block, uint64_t page, struct err *e)
+{
+	const struct mig_file_block *b = &f->layout.blocks[block];
+
+	if (!bits_test(f->present[block], page))
+		return 0;
+	if (fallocate(f->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)mig_file_page_offset(b, page), MEM_PAGE_BYTES))
+		return err_sys(e, errno, "cannot empty the place of a page");
+	bits_clear(f->present[block], page);
+	f->page_sums[block][page] = 0;
+	return 0;
+}
+
+/* Note what will be in the file at this page's place. */
+static void note_page(struct mig_file_save *f, unsigned block, uint64_t page, const void *at)
+{
+	bits_set(f->present[block], page);
+	f->page_sums[block][page] = page_sum_at(at, page);
+}
+
+static int take_extent(struct mig_file_save *f, const struct mig_file_extent *x,
+		       uint64_t mask[EXTENT_WORDS], struct err *e)
+{
+	if (f->live)
+		return mig_live_take(f->live, x->block, x->first / 64, bits_words(x->n), mask, e);
+	memset(mask, 0xff, EXTENT_WORDS * sizeof(*mask));
+	return 0;
+}
+
 static int write_begin(void *ctx, struct mig_file_worker *w, const struct mig_file_extent *x,
 		       struct err *e)
 {
 	struct mig_file_save *f = ctx;
 	const struct mem_block *b = &f->mem->blocks[x->block];
-	uint64_t run = 0, n = 0, hole_end = 0, end = x->first + x->n;
+	uint64_t run = 0, normal = 0, zero = 0, hole_end = 0, end = x->first + x->n;
+	uint64_t mask[EXTENT_WORDS];
 	bool hole = false;
-	int rc = 0;
+	int rc = take_extent(f, x, mask, e);
 
 	for (uint64_t p = x->first; p < end && !rc; p++) {
-		if (is_zero(b, p, &hole_end, &hole)) {
-			if (run)
-				rc = mig_file_submit(w, p - run, run,
-						     b->hva + (p - run) * MEM_PAGE_BYTES, e);
-			run = 0;
+		bool wanted = bits_test(mask, p - x->first);
+
+		if (wanted && !is_zero(b, p, &hole_end, &hole)) {
+			note_page(f, x->block, p, b->hva + p * MEM_PAGE_BYTES);
+			run++;
+			normal++;
 			continue;
 		}
-		bits_set(f->present[x->block], p);
-		f->page_sums[x->block][p] = page_sum_at(b->hva + p * MEM_PAGE_BYTES, p);
-		run++;
-		n++;
+		if (wanted) {
+			zero++;
+			rc = drop_page(f, x->block, p, e);
+		}
+		if (run && !rc)
+			rc = mig_file_submit(w, p - run, run, b->hva + (p - run) * MEM_PAGE_BYTES,
+					     e);
+		run = 0;
 	}
 	if (run && !rc)
 		rc = mig_file_submit(w, end - run, run, b->hva + (end - run) * MEM_PAGE_BYTES, e);
-	atomic_fetch_add(&f->progress.normal_pages, n);
-	atomic_fetch_add(&f->progress.zero_pages, x->n - n);
+	atomic_fetch_add(&f->progress.normal_pages, normal);
+	atomic_fetch_add(&f->progress.zero_pages, zero);
+	atomic_fetch_add(&f->progress.bytes, normal * MEM_PAGE_BYTES);
 	return rc;
 }
 
 static int write_finish(void *ctx, const struct mig_file_extent *x, struct err *e)
 {
 	struct mig_file_save *f = ctx;
-	uint64_t first_word = x->first / 64;
 
 	(void)e;
-	atomic_fetch_add(&f->progress.bytes,
-			 bits_count(f->present[x->block] + first_word, bits_words(x->n)) *
-				 MEM_PAGE_BYTES);
 	atomic_fetch_add(&f->progress.done_pages, x->n);
 	return 0;
 }
@@ -112,8 +149,6 @@ int mig_file_save_pages(struct mig_file_save *f, struct err *e)
 	return mig_file_run(&job, e);
 }
 
-/* ---- the rest ---- */
-
 static int write_at(const struct mig_file_save *f, uint64_t at, const uint8_t *from, size_t len,
 		    struct err *e)
 {
@@ -123,13 +158,58 @@ static int write_at(const struct mig_file_save *f, uint64_t at, const uint8_t *f
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return err_sys(e, n ? errno : ENOSPC, "cannot write the guest's state");
+			return err_sys(e, n ? errno : ENOSPC, "cannot write to the file");
 		from += n;
 		at += (uint64_t)n;
 		len -= (size_t)n;
 	}
 	return 0;
 }
+
+/* Copies [first, first + n), which lie side by side in the file as well. */
+static int write_run(struct mig_file_save *f, uint64_t first, uint64_t n, struct err *e)
+{
+	const struct mig_live_copy *c = &f->live->copies[first];
+
+	if (!n)
+		return 0;
+	atomic_fetch_add(&f->progress.normal_pages, n);
+	atomic_fetch_add(&f->progress.bytes, n * MEM_PAGE_BYTES);
+	return write_at(f, mig_file_page_offset(&f->layout.blocks[c->block], c->page),
+			f->live->bytes + first * MEM_PAGE_BYTES, n * MEM_PAGE_BYTES, e);
+}
+
+int mig_file_save_copies(struct mig_file_save *f, struct err *e)
+{
+	const struct mig_live *l = f->live;
+	uint64_t run = 0, i;
+	int rc = 0;
+
+	for (i = 0; i < l->n_copies && !rc; i++) {
+		const struct mig_live_copy *c = &l->copies[i];
+		const uint8_t *at = l->bytes + i * MEM_PAGE_BYTES;
+		bool zero = page_is_zero(at);
+
+		if (run && (zero || c->block != c[-1].block || c->page != c[-1].page + 1 ||
+			    run == MIG_FILE_EXTENT_PAGES)) {
+			rc = write_run(f, i - run, run, e);
+			run = 0;
+			if (!rc && f->stop && mig_stop_is_set(f->stop))
+				rc = err_set(e, ECANCELED, "cancelled");
+		}
+		if (rc)
+			break;
+		if (zero) {
+			rc = drop_page(f, c->block, c->page, e);
+			continue;
+		}
+		note_page(f, c->block, c->page, at);
+		run++;
+	}
+	return rc ? rc : write_run(f, i - run, run, e);
+}
+
+/* ---- the rest ---- */
 
 /* What describes block b, from its start to its pages. NULL without memory. */
 static uint8_t *make_head(const struct mig_file_save *f, unsigned b)

@@ -11,6 +11,7 @@
 #define MIGRATION_FILE_SAVE_H
 
 #include "migration/file.h"
+#include "migration/live.h"
 #include "migration/save.h"
 
 struct mig_file_save {
@@ -18,6 +19,7 @@ struct mig_file_save {
 	int fd;
 	struct mig_file_params params;
 	struct mig_stop *stop;
+	struct mig_live *live; /* NULL: the guest stands still */
 	struct mig_file_layout layout;
 	uint64_t *present[MEM_MAX_BLOCKS];
 	uint64_t *page_sums[MEM_MAX_BLOCKS]; /* of pages that are present */
@@ -29,8 +31,10 @@ int mig_file_save_init(struct mig_file_save *f, const struct mem *mem, int fd,
 		       const struct mig_file_params *params, struct mig_stop *stop, struct err *e);
 void mig_file_save_free(struct mig_file_save *f);
 
-/* All pages that are not zero. The guest stands still. */
+/* All pages that are not zero; live, all that have to be written (again). */
 int mig_file_save_pages(struct mig_file_save *f, struct err *e);
+/* What mig_live_copy() has copied. */
+int mig_file_save_copies(struct mig_file_save *f, struct err *e);
 /* Everything else; fd must not be open for direct I/O then. */
 int mig_file_save_rest(struct mig_file_save *f, const struct mig_file_guest *guest,
 		       const struct mig_machine *machine, struct err *e);

@@ -14,6 +14,10 @@
 #include "migration/file_save.h"
 #include "migration/file_target.h"
 
+#define LIVE_LEFT_PAGES 1024 /* copied in a millisecond: another pass would not pay */
+#define LIVE_PASSES_MIN 3
+#define LIVE_PASSES_MAX 30
+
 struct mig_save {
 	/* constant after start */
 	struct mig_save_config cfg;
@@ -23,12 +27,15 @@ struct mig_save {
 	/* guarded by lock */
 	pthread_mutex_t lock;
 	struct mig_status status;
+	uint64_t pass_pages, pass_begin; /* live: how many there are in this pass, of all so far */
 	bool ended;
 	/* the coordinator's own */
 	struct mig_file_target target;
 	struct mig_file_save file;
+	struct mig_live live;
+	struct mig_file_guest guest;
 	bool paused, was_running;
-	uint64_t paused_ns;
+	uint64_t paused_ns, dark_ns;
 };
 
 const char *mig_file_uri_path(const char *uri)
@@ -49,21 +56,6 @@ static void set_state(struct mig_save *s, enum mig_state state)
 		s->cfg.on_event(s->cfg.event_ctx, &ev);
 }
 
-static int pause_guest(struct mig_save *s, struct err *e)
-{
-	const struct mig_machine *m = &s->cfg.machine;
-	int rc;
-
-	s->paused_ns = clock_mono_ns();
-	s->paused = true; /* even if only some of it stopped */
-	rc = m->pause(m->ctx, &s->was_running, e);
-	if (!rc)
-		rc = m->collect(m->ctx, e);
-	if (rc)
-		err_prefix(e, "pausing the guest");
-	return rc;
-}
-
 static void fill_guest(const struct mig_save *s, struct mig_file_guest *g)
 {
 	size_t len = strlen(s->cfg.guest_name);
@@ -78,22 +70,116 @@ static void fill_guest(const struct mig_save *s, struct mig_file_guest *g)
 		g->blocks[i].gpa = s->cfg.mem->blocks[i].gpa;
 }
 
-/* The end of a save that succeeded: what becomes of the guest. */
+static int pause_guest(struct mig_save *s, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	int rc;
+
+	s->paused_ns = clock_mono_ns();
+	s->paused = true; /* even if only some of it stopped */
+	rc = m->pause(m->ctx, &s->was_running, e);
+	if (!rc)
+		rc = m->collect(m->ctx, e);
+	if (rc)
+		err_prefix(e, "pausing the guest");
+	else
+		fill_guest(s, &s->guest);
+	return rc;
+}
+
+/* All of it is known: what becomes of the guest. */
 static int let_go(struct mig_save *s, struct err *e)
 {
 	const struct mig_machine *m = &s->cfg.machine;
 	int rc = s->cfg.go_on ? m->resume(m->ctx, e) : m->stay(m->ctx, e);
 
+	if (rc)
+		return rc;
+	s->paused = false;
+	s->dark_ns = clock_mono_ns() - s->paused_ns;
+	return 0;
+}
+
+/* ---- RAM ---- */
+
+static int standing(struct mig_save *s, struct err *e)
+{
+	int rc = pause_guest(s, e);
+
+	return rc ? rc : mig_file_save_pages(&s->file, e);
+}
+
+static uint64_t written_pages(const struct mig_save *s)
+{
+	return atomic_load(&s->file.progress.normal_pages) +
+	       atomic_load(&s->file.progress.zero_pages);
+}
+
+static void begin_pass(struct mig_save *s, unsigned pass)
+{
+	struct mig_event ev = {.kind = MIG_EVENT_PASS, .pass = pass};
+
+	pthread_mutex_lock(&s->lock);
+	s->pass_pages = mig_live_left(&s->live);
+	s->pass_begin = written_pages(s);
+	s->status.syncs = pass - 1;
+	s->status.passes = pass;
+	pthread_mutex_unlock(&s->lock);
+	if (pass > 1 && s->cfg.on_event)
+		s->cfg.on_event(s->cfg.event_ctx, &ev);
+}
+
+/* Write what has to be, until little of it is left, or until that does not help any more. */
+static int write_passes(struct mig_save *s, struct err *e)
+{
+	uint64_t left = UINT64_MAX, before;
+	unsigned pass = 1;
+	int rc;
+
+	begin_pass(s, pass);
+	do {
+		rc = mig_file_save_pages(&s->file, e);
+		before = left;
+		if (!rc)
+			rc = mig_live_sync(&s->live, e);
+		left = mig_live_left(&s->live);
+		begin_pass(s, ++pass);
+	} while (!rc && pass < LIVE_PASSES_MAX && left > LIVE_LEFT_PAGES &&
+		 (pass < LIVE_PASSES_MIN || left <= before / 2));
+	return rc;
+}
+
+/*
+ * The image is that of the moment in which the guest stands still. If it goes on, it waits for
+ * copies in memory, not for the disk.
+ */
+static int running(struct mig_save *s, struct err *e)
+{
+	bool copy = s->cfg.go_on;
+	int rc = mig_live_start(&s->live, s->cfg.mem, s->cfg.live, e);
+
+	s->file.live = &s->live;
 	if (!rc)
-		s->paused = false;
-	else
-		err_prefix(e, "the guest is saved, but");
+		rc = write_passes(s, e);
+	if (!rc && copy)
+		rc = mig_live_make_room(&s->live, mig_live_left(&s->live) * 2, e);
+	if (!rc)
+		rc = pause_guest(s, e);
+	if (!rc)
+		rc = mig_live_sync(&s->live, e);
+	if (!rc && copy)
+		mig_live_copy(&s->live);
+	if (!rc && mig_live_left(&s->live))
+		rc = mig_file_save_pages(&s->file, e);
+	if (!rc && copy)
+		rc = let_go(s, e);
+	if (!rc && copy)
+		rc = mig_file_save_copies(&s->file, e);
 	return rc;
 }
 
 static int save(struct mig_save *s, struct err *e)
 {
-	struct mig_file_guest guest;
 	int rc = mig_file_target_open(&s->target, s->cfg.path, e);
 
 	if (!rc && s->cfg.params.direct_io)
@@ -108,17 +194,14 @@ static int save(struct mig_save *s, struct err *e)
 	s->status.passes = 1;
 	pthread_mutex_unlock(&s->lock);
 	set_state(s, MIG_ACTIVE);
-	rc = pause_guest(s, e);
-	if (!rc)
-		rc = mig_file_save_pages(&s->file, e);
+	rc = s->cfg.live ? running(s, e) : standing(s, e);
 	if (rc)
 		return rc;
 	set_state(s, MIG_DEVICE);
-	fill_guest(s, &guest);
 	if (s->cfg.params.direct_io)
 		rc = mig_file_target_direct(&s->target, false, e);
 	if (!rc)
-		rc = mig_file_save_rest(&s->file, &guest, &s->cfg.machine, e);
+		rc = mig_file_save_rest(&s->file, &s->guest, &s->cfg.machine, e);
 	if (!rc && mig_stop_is_set(&s->stop))
 		rc = err_set(e, ECANCELED, "cancelled");
 	if (!rc)
@@ -134,8 +217,11 @@ static void finish(struct mig_save *s, int rc, struct err *e)
 	struct err why = ERR_INIT;
 	size_t len;
 
-	if (!rc)
+	if (!rc && s->paused) {
 		rc = let_go(s, e);
+		if (rc)
+			err_prefix(e, "the guest is saved, but");
+	}
 	if (rc) {
 		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
 		if (s->paused)
@@ -144,8 +230,12 @@ static void finish(struct mig_save *s, int rc, struct err *e)
 		(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s", m->fate(m->ctx));
 	}
 	mig_save_status(s, &st);
-	if (s->paused_ns)
+	if (!rc)
+		st.remaining_bytes = 0;
+	st.downtime_ns = s->dark_ns;
+	if (s->paused_ns && !s->dark_ns)
 		st.downtime_ns = clock_mono_ns() - s->paused_ns;
+	mig_live_stop(&s->live);
 	mig_file_target_close(&s->target);
 	pthread_mutex_lock(&s->lock);
 	mig_file_save_free(&s->file);
@@ -214,13 +304,17 @@ void mig_save_status(struct mig_save *s, struct mig_status *out)
 	if (!s->ended) {
 		const struct mig_file_progress *p = &s->file.progress;
 		uint64_t done = atomic_load(&p->done_pages) * MEM_PAGE_BYTES;
+		uint64_t all = out->ram_total_bytes;
 
+		if (s->cfg.live) {
+			all = s->pass_pages * MEM_PAGE_BYTES;
+			done = (written_pages(s) - s->pass_begin) * MEM_PAGE_BYTES;
+		}
 		out->total_ns = clock_mono_ns() - s->begin_ns;
 		out->normal_pages = atomic_load(&p->normal_pages);
 		out->zero_pages = atomic_load(&p->zero_pages);
 		out->transferred_bytes = atomic_load(&p->bytes);
-		out->remaining_bytes =
-			done < out->ram_total_bytes ? out->ram_total_bytes - done : 0;
+		out->remaining_bytes = done < all ? all - done : 0;
 		if (out->total_ns > NS_PER_MS)
 			out->bytes_per_s = (uint64_t)((double)out->transferred_bytes *
 						      (double)NS_PER_SEC / (double)out->total_ns);

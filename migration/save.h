@@ -36,6 +36,11 @@ struct mig_save_config {
 	const struct mem *mem;
 	struct mig_machine machine;
 	struct mig_file_params params;
+	/*
+	 * Live: the guest runs on while its RAM is written again and again, until little is left;
+	 * it is dark while that is copied and its state collected. NULL: it stands still.
+	 */
+	const struct mig_dirty_source *live;
 	bool go_on; /* after success: the guest goes on as before, instead of staying paused */
 	mig_event_fn *on_event;
 	void *event_ctx;

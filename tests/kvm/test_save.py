@@ -167,6 +167,68 @@ class TestRoundTrip(SaveTest):
             self.assertLess(time.monotonic(), deadline, "a timer stands still")
 
 
+class TestLive(SaveTest):
+    """The guest runs while it is saved; the file is the guest of one moment."""
+
+    def test_live(self):
+        for i, cmdline in enumerate(("size=32M rate=1000 pattern=uniform",
+                                     "size=32M rate=0 pattern=uniform",
+                                     "size=32M rate=1000 pattern=hot fill=zero")):
+            path = self.lab.path(f"saved{i}")
+            src = self.writer(f"src{i}", cmdline=cmdline, cpus=2)
+            self.wait_writes(src, 200)
+            out = self.save(src, path, "--live")
+            self.assertRegex(out, "dark for")
+            self.assertEqual(src.status(), "running")
+            info = self.query(src)
+            self.assertGreaterEqual(info["ram"]["dirty-sync-count"], 1)
+            self.assertLess(info["downtime"], info["total-time"] + 1)
+            self.verify_lives(src)
+            self.ferry("inspect", "--verify", path)
+            with Saved(path) as saved:
+                saved.check_sums()
+            self.verify_lives(self.restore(f"dst{i}", path, cpus=2))
+            self.verify_lives(self.restore(f"demand{i}", path, cpus=2,
+                                           extra=["--debug-exit", "--on-demand"]))
+            self.finish(src)
+
+    def test_live_and_quit(self):
+        """Paused in the end: what was written last is in the file."""
+        path = self.lab.path("saved")
+        src = self.writer(cmdline="size=32M rate=0", extra=["--debug-exit", "--mem-backend", "memfd"])
+        before = words(self.ask(src, "s", r"^writer: status"))["writes"]
+        self.save(src, path, "--live", "--quit")
+        dst = self.restore("dst", path)
+        self.assertGreaterEqual(words(self.ask(dst, "s", r"^writer: status"))["writes"], before)
+        self.verify_lives(dst)
+
+    def test_then_moved(self):
+        """A live save leaves the dirty log as it was: the guest moves as ever, and is saved again."""
+        src = self.writer(cmdline="size=32M rate=2000")
+        for i in range(3):
+            self.save(src, self.lab.path(f"saved{i}"), "--live")
+        dst, uri = self.wait_at()
+        self.move(src, dst, uri)
+        self.verify_lives(dst)
+        self.save(dst, self.lab.path("last"), "--live")
+        self.verify_lives(self.restore("again", self.lab.path("last")))
+
+    def test_no_room(self):
+        """A full disk while the guest runs: it does not notice."""
+        folder = self.lab.path("small")
+        os.mkdir(folder)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20M", "tmpfs", folder],
+                              stderr=subprocess.PIPE, text=True, timeout=20, check=False)
+        if done.returncode:
+            self.skipTest(f"a file system cannot be mounted: {done.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False, timeout=20)
+        src = self.writer(cmdline="size=32M rate=1000")
+        out = self.save(src, os.path.join(folder, "saved"), "--live", status=1)
+        self.assertRegex(out, "No space left on device.*the guest keeps running here")
+        self.assertEqual(os.listdir(folder), [])
+        self.verify_lives(src)
+
+
 class TestOnDemand(SaveTest):
     def on_demand(self, name, path, **options):
         return self.restore(name, path, extra=["--debug-exit", "--on-demand"], **options)

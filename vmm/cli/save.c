@@ -21,7 +21,7 @@
 #define QUIT_MS 15000
 
 struct save_options {
-	bool json, go_on, quit, direct_io;
+	bool json, live, go_on, quit, direct_io;
 	uint64_t n_threads;
 };
 
@@ -42,6 +42,13 @@ static int set_json(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct save_options *)out)->json = true;
+	return 0;
+}
+
+static int set_live(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct save_options *)out)->live = true;
 	return 0;
 }
 
@@ -76,6 +83,7 @@ static int set_threads(void *out, const char *value, struct err *e)
 }
 
 static const struct opt save_table[] = {
+	{"live", NULL, "the guest runs meanwhile, and goes on (unless --quit)", set_live},
 	{"cont", NULL, "the guest goes on when it is saved (default: it stays paused)", set_go_on},
 	{"quit", NULL, "end the guest's process when it is saved", set_quit},
 	{"direct-io", NULL, "write past the page cache", set_direct_io},
@@ -203,12 +211,12 @@ static int wait_a_little(struct saving *s, struct err *e)
 
 static int follow(struct saving *s, struct err *e)
 {
-	int rc =
-		client_call(s->client, "x-ferry-save",
-			    json_pack("{s:s,s:b,s:I,s:b}", "path", s->path, "go-on", s->opts->go_on,
-				      "multifd-channels", (json_int_t)s->opts->n_threads,
-				      "direct-io", s->opts->direct_io),
-			    NULL, e);
+	int rc = client_call(s->client, "x-ferry-save",
+			     json_pack("{s:s,s:b,s:b,s:I,s:b}", "path", s->path, "live",
+				       s->opts->live, "go-on", s->opts->go_on, "multifd-channels",
+				       (json_int_t)s->opts->n_threads, "direct-io",
+				       s->opts->direct_io),
+			     NULL, e);
 
 	if (!rc)
 		rc = ask(s, e);
@@ -257,6 +265,7 @@ int cli_save(int argc, char *const *argv)
 		(void)err_set(&e, EINVAL, "--cont and --quit do not go together");
 		return cli_usage_error("save", &e);
 	}
+	o.go_on = o.go_on || (o.live && !o.quit);
 	s.target = args.arg[0];
 	s.terminal = !o.json && isatty(STDOUT_FILENO);
 	status = EXIT_FAILED;

@@ -210,6 +210,7 @@ static const struct qmp_command table[] = {
 	{.name = "x-ferry-save",
 	 .run = cmd_save,
 	 .args = {{"path", QMP_STRING, false},
+		  {"live", QMP_BOOL, true},
 		  {"go-on", QMP_BOOL, true},
 		  {"multifd-channels", QMP_UINT, true},
 		  {"direct-io", QMP_BOOL, true}}},

@@ -55,6 +55,7 @@ struct session {
 	struct mig_file_params file_params;
 	struct mig_save *save;
 	struct mig_save_config save_cfg;
+	struct mig_dirty_source save_dirty; /* save_cfg points to it */
 	struct mig_restore *restore;
 	struct mig_restore_config restore_cfg;
 	bool restore_or_end; /* without the guest there is nothing to stay for */
@@ -123,6 +124,7 @@ bool session_migrating(struct session *s);
 
 struct session_save_options {
 	struct mig_file_params file;
+	bool live;  /* the guest runs meanwhile */
 	bool go_on; /* the guest goes on afterwards, if it ran; else it stays paused */
 };
 

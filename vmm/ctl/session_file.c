@@ -30,12 +30,14 @@ int session_save(struct session *s, const char *path, const struct session_save_
 		return rc;
 	session_forget_outgoing(s);
 	memcpy(s->source_uri, uri, sizeof(uri));
+	s->save_dirty = machine_dirty_source(s->machine);
 	s->save_cfg = (struct mig_save_config){
 		.path = mig_file_uri_path(s->source_uri),
 		.guest_name = s->name,
 		.mem = machine_mem(s->machine),
 		.machine = machine_migration_view(s->machine),
 		.params = o->file,
+		.live = o->live ? &s->save_dirty : NULL,
 		.go_on = o->go_on,
 		.on_event = session_on_outgoing,
 		.event_ctx = s,
@@ -146,6 +148,7 @@ int cmd_save(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	int rc = migrate_file_params_set(&o.file, args, e);
 
 	(void)ret;
+	o.live = json_is_true(json_object_get(args, "live"));
 	o.go_on = json_is_true(json_object_get(args, "go-on"));
 	return rc ? rc : session_save(s, json_string_value(json_object_get(args, "path")), &o, e);
 }
