@@ -4,7 +4,7 @@
 
 import sys
 
-from support_system import SMALL, SystemTest, main
+from support_system import GUEST_SECONDS, SMALL, SystemTest, main
 
 
 def ring(entries, *more):
@@ -67,6 +67,16 @@ class RingTest(SystemTest):
         self.move(source, destination, uri)
         self.verify_lives(destination)
         self.finish(destination)
+
+    def test_saved_while_it_writes(self):
+        """Into a file and back, into another size of rings."""
+        source = self.writer(cmdline="size=32M rate=2000 pattern=uniform", **ring(256))
+        path = self.lab.path("saved")
+        self.ferry("save", source.control_path, path)
+        restored = self.lab.start("restored", incoming=f"file:{path}", **ring(1024))
+        restored.wait_status("running", GUEST_SECONDS)
+        self.verify_lives(restored)
+        self.finish(restored)
 
     def test_one_side_only(self):
         """How a side learns of written pages is its own business."""
