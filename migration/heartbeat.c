@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/cond.h"
 #include "migration/wire.h"
 
 /*
@@ -43,11 +44,9 @@ static void *beat(void *arg)
 
 	pthread_mutex_lock(&b->lock);
 	while (!b->quit) {
-		uint64_t at = clock_mono_ns() + MIG_BEAT_PERIOD_NS;
-		struct timespec ts = {.tv_sec = (time_t)(at / NS_PER_SEC),
-				      .tv_nsec = (long)(at % NS_PER_SEC)};
+		uint64_t at_ns = clock_mono_ns() + MIG_BEAT_PERIOD_NS;
 
-		while (!b->quit && !pthread_cond_timedwait(&b->changed, &b->lock, &ts))
+		while (!b->quit && !thread_cond_wait(&b->changed, &b->lock, at_ns))
 			;
 		if (b->quit)
 			break;
@@ -63,7 +62,6 @@ static void *beat(void *arg)
 int mig_beat_start(struct mig_beat *b, struct mig_chan *chan, mig_beat_fn *tell, void *ctx,
 		   struct err *e)
 {
-	pthread_condattr_t attr;
 	int rc;
 
 	*b = (struct mig_beat){.chan = chan,
@@ -74,10 +72,7 @@ int mig_beat_start(struct mig_beat *b, struct mig_chan *chan, mig_beat_fn *tell,
 			       .looked_ns = clock_mono_ns(),
 			       .sent_bytes = mig_chan_sent(chan)};
 	(void)pthread_mutex_init(&b->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&b->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	thread_cond_init(&b->changed);
 	rc = pthread_create(&b->thread, NULL, beat, b);
 	if (rc) {
 		(void)pthread_cond_destroy(&b->changed);

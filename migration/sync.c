@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/cond.h"
+
 /* One harvest. Called without the lock, in the worker. */
 static int harvest(struct mig_sync *s, struct err *e, struct mig_sync_figures *f)
 {
@@ -28,8 +30,6 @@ static int harvest(struct mig_sync *s, struct err *e, struct mig_sync_figures *f
 /* Wait for work. True: sync now; false: quit. Called with the lock held. */
 static bool wait_for_work(struct mig_sync *s, bool *background)
 {
-	struct timespec until;
-
 	for (;;) {
 		uint64_t due;
 
@@ -48,9 +48,7 @@ static bool wait_for_work(struct mig_sync *s, bool *background)
 			s->watch_from_ns = due;
 			return true;
 		}
-		until = (struct timespec){.tv_sec = (time_t)(due / NS_PER_SEC),
-					  .tv_nsec = (long)(due % NS_PER_SEC)};
-		(void)pthread_cond_timedwait(&s->changed, &s->lock, &until);
+		(void)thread_cond_wait(&s->changed, &s->lock, due);
 	}
 }
 
@@ -86,7 +84,6 @@ static void *worker(void *arg)
 int mig_sync_start(struct mig_sync *s, const struct mig_dirty_source *source,
 		   struct mig_bitmap *bitmap, uint64_t background_ns, struct err *e)
 {
-	pthread_condattr_t attr;
 	int rc;
 
 	*s = (struct mig_sync){.source = source,
@@ -94,10 +91,7 @@ int mig_sync_start(struct mig_sync *s, const struct mig_dirty_source *source,
 			       .background_ns = background_ns,
 			       .last_end_ns = clock_mono_ns()};
 	(void)pthread_mutex_init(&s->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&s->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	thread_cond_init(&s->changed);
 	rc = pthread_create(&s->thread, NULL, worker, s);
 	if (rc) {
 		(void)pthread_cond_destroy(&s->changed);

@@ -4,9 +4,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
-#include <time.h>
-
-#include "base/clock.h"
 
 /* The deepest thing on such a stack is a vCPU's XSAVE area of 16 KiB. */
 #define STACK_BYTES (256u * 1024)
@@ -45,29 +42,6 @@ int thread_start(struct thread *t, const char *name, thread_fn *fn, void *arg)
 	if (!rc)
 		(void)pthread_setname_np(t->id, name);
 	return -rc;
-}
-
-void thread_cond_init(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(cond, &attr);
-	(void)pthread_condattr_destroy(&attr);
-}
-
-static struct timespec to_timespec(uint64_t ns)
-{
-	return (struct timespec){.tv_sec = (time_t)(ns / NS_PER_SEC),
-				 .tv_nsec = (long)(ns % NS_PER_SEC)};
-}
-
-int thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns)
-{
-	struct timespec at = to_timespec(deadline_ns);
-
-	return -pthread_cond_timedwait(cond, lock, &at);
 }
 
 int thread_join(struct thread *t, uint64_t deadline_ns)

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/cond.h"
+
 typedef void thread_fn(void *arg);
 
 /* Owned by who starts the thread; stays where it is until the thread was joined. */
@@ -24,12 +26,6 @@ struct thread {
 
 /* `name` has at most 15 characters. Returns 0 or -errno. */
 int thread_start(struct thread *t, const char *name, thread_fn *fn, void *arg);
-
-/* A condition whose timed waits count on the monotonic clock. */
-void thread_cond_init(pthread_cond_t *cond);
-
-/* Wait until clock_mono_ns() >= deadline_ns at the latest. 0 or -ETIMEDOUT. */
-int thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t deadline_ns);
 
 /* Join a thread that should end by then. -ETIMEDOUT: it has not, and runs on. */
 int thread_join(struct thread *t, uint64_t deadline_ns);

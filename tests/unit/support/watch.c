@@ -4,17 +4,13 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/cond.h"
 
 void watch_init(struct watch *w)
 {
-	pthread_condattr_t attr;
-
 	memset(w, 0, sizeof(*w));
 	(void)pthread_mutex_init(&w->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&w->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	thread_cond_init(&w->changed);
 }
 
 void watch_free(struct watch *w)
@@ -63,13 +59,11 @@ static bool granted(const struct watch *w, const struct wish *wish)
 static bool wait_for(struct watch *w, const struct wish *wish, uint64_t timeout_ms)
 {
 	uint64_t end = clock_mono_ns() + timeout_ms * NS_PER_MS;
-	struct timespec until = {.tv_sec = (time_t)(end / NS_PER_SEC),
-				 .tv_nsec = (long)(end % NS_PER_SEC)};
 	bool is;
 
 	pthread_mutex_lock(&w->lock);
 	while (!(is = granted(w, wish)) && clock_mono_ns() < end)
-		(void)pthread_cond_timedwait(&w->changed, &w->lock, &until);
+		(void)thread_cond_wait(&w->changed, &w->lock, end);
 	pthread_mutex_unlock(&w->lock);
 	return is;
 }
