@@ -11,14 +11,18 @@ that has filled memory and freed it again.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 
-import vmms
-from bench import fields, rounds
-from vmms import LabError, ferrylab
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+sys.path.insert(0, os.path.join(ROOT, "scripts"))
+
+from bench.measure import cpu_seconds  # noqa: E402  (the path is set just above)
+import ferrylab  # noqa: E402
+from ferrylab import LabError  # noqa: E402
 
 MIB = 1 << 20
 HOSTILE = ["honest", "liar", "endless", "silent", "mute", "foreign", "wild", "stats"]
@@ -26,15 +30,32 @@ LINUX_SECONDS = 600
 LINUX_FREED_MIB = 512
 
 
+def fields(line):
+    return dict(re.findall(r"(\S+?)=(\S+)", line))
+
+
+def rounds(names, count, once):
+    """{name: [sample, ...]}: one of each in turn, so that noise meets all alike."""
+    samples = {name: [] for name in names}
+    for number in range(count + 1):
+        for name in names:
+            sample = once(name)
+            if number:  # the first round warms up
+                samples[name].append(sample)
+            print(f"  {name} {number}: " + " ".join(f"{k}={v:.2f}" for k, v in sample.items()),
+                  file=sys.stderr, flush=True)
+    return samples
+
+
 def move(src, dst, uri, mib_s):
     """Move it; time, bytes and CPU seconds of the source (its vCPUs left out)."""
     src.qmp.execute("migrate-set-parameters", max_bandwidth=mib_s * MIB)
-    before = vmms.cpu_seconds(src)
+    before = cpu_seconds(src)
     begin = time.monotonic()
     src.qmp.execute("migrate", uri=uri)
-    info = vmms.wait_completed(src, 300)
+    info = src.wait_migration(300)
     seconds = time.monotonic() - begin
-    cpu = vmms.cpu_seconds(src) - before
+    cpu = cpu_seconds(src) - before
     dst.wait_status("running", 10)
     return {"total_s": seconds, "source_cpu_s": cpu,
             "sent_mib": info["ram"]["transferred"] / MIB}
