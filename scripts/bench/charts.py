@@ -207,9 +207,8 @@ def dots(rows, unit, label):
         y += 18
         for colour, who, values, without in groups:
             middle = y + 6
-            parts.append(rule(14, middle, WIDTH - RIGHT, middle))
-            if not values:
-                parts.append(text(18, middle + 4, f"{who}: {without}", style="u"))
+            parts.append(rule(14, middle, WIDTH - RIGHT, middle) if values else
+                         text(18, middle + 4, f"{who}: {without}", style="u"))
             for value in values:
                 parts.append(mark(xs.at(value), middle, colour, f"{name}, {who}: {number(value)} "
                                                                 f"{unit}"))

@@ -44,6 +44,15 @@ METRICS = (
            "the last prediction before the switchover"),
     Metric("passes", "passes", "", "engine", "iterations begun (QEMU: dirty-sync-count)",
            True),
+    Metric("sync_ms", "reading the dirty log", "ms", "engine", "all syncs together (ferry)", True),
+    Metric("clear_calls", "calls to protect pages", "", "engine",
+           "KVM_CLEAR_DIRTY_LOG and its like (ferry)", True),
+    Metric("called_off", "switchovers called off", "", "engine",
+           "begun, found to take too long, and taken back (ferry)", True),
+    Metric("rehearsed_ms", "paused to rehearse", "ms", "engine",
+           "all pauses from which the prediction learns (ferry)", True),
+    Metric("throttle_max", "slowed down by", "%", "engine",
+           "the most that any vCPU was slowed down while it was looked at", True),
     Metric("engine_mib", "sent", "MiB", "engine", "bytes that the program says it has sent"),
     Metric("wire_mib", "on the wire", "MiB", "interface",
            "sent by the source's device, link headers included"),
@@ -168,6 +177,24 @@ def reset_blackouts(side):
 
 # ---- the program's own figures ----
 
+OWN = {"sync_ms": ("x-ferry-sync-ns-total", 1e6), "clear_calls": ("x-ferry-protect-calls", 1),
+       "called_off": ("x-ferry-switchovers-called-off", 1),
+       "rehearsed_ms": ("x-ferry-rehearsal-pause-ns-total", 1e6)}
+
+
+def own_figures(info):
+    """What only ferry says of itself."""
+    return {key: info[name] / unit for key, (name, unit) in OWN.items() if name in info}
+
+
+def throttle(info):
+    """By how many per cent the slowest vCPU is slowed down; None where nothing is said of it."""
+    if "cpu-throttle-percentage" in info:
+        return info["cpu-throttle-percentage"]
+    shares = [cpu["share"] for cpu in info.get("x-ferry-vcpus", ()) if "share" in cpu]
+    return 100 * (1 - min(shares)) if shares else None
+
+
 def sample(info, begin):
     """One look at query-migrate, in the words of our series; None before RAM moves."""
     ram = info.get("ram")
@@ -177,7 +204,7 @@ def sample(info, begin):
             "pass": info.get("x-ferry-passes", ram.get("dirty-sync-count", 0)),
             "sent": ram["transferred"], "remaining": ram["remaining"],
             "dirty": ram.get("dirty-pages-rate", 0), "speed": ram.get("mbps", 0) * 1e6 / 8,
-            "predicted_ms": info.get("expected-downtime")}
+            "throttle": throttle(info), "predicted_ms": info.get("expected-downtime")}
 
 
 def read_trace(path, begin):

@@ -266,7 +266,32 @@ def cell_card(page, cell):
                             details("Counts", table(("from", *(esc(h[1]) for h in hist)),
                                                     buckets))))
     inner.append(details("All figures", cell_table(page, cell)))
+    inner += [run_details(stats.typical(page.results, cell.number, vmm)) for vmm in page.names]
     page.add('<section class="card">', *inner, "</section>")
+
+
+def run_details(run):
+    """What ferry tells of one run besides: its downtime by phases, its threads' CPU time."""
+    rows = []
+    took, planned = (run.phases if run else {}).get("downtime", {}), {}
+    if took:
+        planned = run.phases.get("predicted", {})
+    for side, phases in took.items():
+        for name, ns in phases.items():
+            was = planned.get(side, {}).get(name)
+            rows.append((esc(side), esc(name), number(ns / 1e6),
+                         number(was / 1e6 if was is not None else None)))
+    out = ""
+    if rows:
+        out += table(("", "phase", "took, ms", "predicted, ms"), rows, "downtime by phases")
+    rows = [(esc(side), esc(name), number(seconds))
+            for side, threads in (run.threads if run else {}).items()
+            for name, seconds in sorted(threads.items(), key=lambda t: -t[1]) if seconds >= 0.0005]
+    if rows:
+        out += table(("", "thread", "CPU, s"), rows, "while the migration was under way")
+    if not out:
+        return ""
+    return details(f"{run.vmm}, round {run.round + 1}: downtime by phases, threads", out)
 
 
 def cell_facts(cell):
@@ -275,7 +300,9 @@ def cell_facts(cell):
     text = (f"{s['mem']} of RAM, {sc.region_bytes(s) >> 20} MiB {s['fill']}, {s['cpus']} vCPU, "
             f"{s['link']}, " + ("not writing" if rate is None else
                                 f"writing {rate or 'all it can'} pages/s, {s['pattern']}") +
-            f", limit {s['downtime_limit_ms']} ms")
+            f", limit {s['downtime_limit_ms']} ms" +
+            "".join(f", {key.replace('_', ' ')} {s[key]}" for key, (_, usual) in sc.OPTIONS.items()
+                    if s[key] != usual))
     return f"<p class='facts'>{esc(text)}</p>"
 
 

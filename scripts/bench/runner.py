@@ -79,6 +79,8 @@ class Attempt:
             self.ends, self.lab = ends, lab
             kernel, cmdline = kernel_and_cmdline(self.settings)
             self.kernel = kernel
+            if kernel == "balloon":
+                cmdline += self.driver.balloon_words
             destination = None
             if not control:
                 destination = self.driver.start(lab, "dst", self.settings,
@@ -223,6 +225,13 @@ class Attempt:
         last = self.series[-1] if self.series else {"sent": 0, "pass": 0}
         self.figure("engine_mib", last["sent"] / measure.MIB)
         self.figure("passes", last["pass"])
+        slowed = [x["throttle"] for x in self.series if x["throttle"] is not None]
+        self.figure("throttle_max", max(slowed) if slowed else None)
+        for key, value in measure.own_figures(info).items():
+            self.figure(key, value)
+        for key in ("x-ferry-downtime-phases", "x-ferry-predicted-phases"):
+            if done and key in info:
+                self.result.phases[key.split("-")[2]] = info[key]
         if done:
             self.figure("engine_total_s", info["total-time"] / 1e3)
             self.figure("engine_downtime_ms",
@@ -263,7 +272,8 @@ class Attempt:
         if done:
             results.check_engine(result, there, *pages)
             if wire:
-                results.check_wire(result, wire[0], wire[2])
+                results.check_wire(result, wire[0], wire[2],
+                                   self.settings["compression"] != "none")
         result.series = results.thin(self.series)
 
 

@@ -45,6 +45,7 @@ class Driver:
     """What differs between the VMMs. settings: scenario.KEYS as this VMM is given them."""
 
     kind = program = None
+    balloon_words = ""  # of the command line: where the guest finds the balloon
 
     def problem(self):
         """Why it cannot be run here, or None."""
@@ -128,6 +129,7 @@ class FerryDriver(Driver):
 
 class QemuDriver(Driver):
     kind, version_words = "qemu", ("--version",)
+    balloon_words = f" device={0xfeb00000}"  # microvm's virtio-mmio-bus.0
 
     def __init__(self, program=None):
         self.program = program or QEMU
@@ -139,7 +141,8 @@ class QemuDriver(Driver):
             machine = ["-M", "microvm,pit=on,pic=on,rtc=on,isa-serial=on", "-cpu",
                        "host,-arch-capabilities", "-object", "iothread,id=hints",
                        "-global", "virtio-mmio.force-legacy=false",
-                       "-device", "virtio-balloon-device,free-page-hint=on,iothread=hints"]
+                       "-device", "virtio-balloon-device,bus=virtio-mmio-bus.0,"
+                       "free-page-hint=on,iothread=hints"]
         command = [self.program, "-accel", "kvm" + ring, *machine, "-nodefaults", "-no-reboot",
                    "-display", "none", "-m", settings["mem"], "-smp", str(settings["cpus"]),
                    "-device", "isa-debug-exit,iobase=0xf4,iosize=1",

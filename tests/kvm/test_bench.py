@@ -178,6 +178,22 @@ class BenchTest(SystemTest):
         with open(os.path.join(self.out, "report.html"), encoding="utf-8") as file:
             support_bench.check_html(self, file.read())
 
+    def test_hung(self):
+        """A VMM that does not answer any more: that run failed, and the rest goes on."""
+        process = self.start("--json", "--live", "--only", "ferry")
+        self.until_moving(process)
+        for pid in self.children(process):
+            os.kill(pid, signal.SIGSTOP)
+        out, err = process.communicate(timeout=BENCH_SECONDS)
+        self.assertEqual(process.returncode, 1, out + err)
+        ends = [e for e in map(json.loads, out.splitlines()) if e["event"] == "end"]
+        outcomes = sorted(e["outcome"] for e in ends)
+        self.assertEqual(outcomes.count("failed"), 1, ends)
+        self.assertEqual(len(self.report()["runs"]), 3)
+        self.assertRegex(next(e["reason"] for e in ends if e["outcome"] == "failed"),
+                         "no answer from|cannot write to|did not print")
+        self.assertEqual(self.own(process), [])
+
     def test_killed(self):
         """Its guests end with it; its namespaces, which it could not remove, by the next one."""
         process = self.start("--json", "--live", "--only", "ferry")

@@ -47,6 +47,9 @@ def a_report(mangle=None):
         if run.kind != "control":
             r.series = results.thin(series(1 << 20))
             r.passes = results.passes(series(1 << 20))
+        r.phases = {"downtime": {"source": {"pause": 2000000}, "destination": {"load": 10}},
+                    "predicted": {"source": {"pause": 1000000}, "destination": {}}}
+        r.threads = {"source": {"mig-source": 0.5}, "destination": {"mig-dest": 0.7}}
         r.work, r.histogram = [(0.1, 10.0, 5.0), (0.2, 11.0, 5.0)], [0, 3, 2] + [0] * 22
         r.check("all well", True, "yes")
         if run.cell.number == 2:
@@ -136,9 +139,10 @@ class ResultsTest(unittest.TestCase):
         r.passes = results.passes(r.series)
         results.check_engine(r, {"ram": {"transferred": 1000}}, 5, 5)
         results.check_wire(r, 1100, 1100)
+        results.check_wire(r, 500, 500, compressed=True)
         results.check_work(r, [(0, 1, 2, 3), (1, 2, 2, 4)])
         self.assertEqual(self.failed(r), [])
-        self.assertEqual(len(r.checks), 6)
+        self.assertEqual(len(r.checks), 7)
 
     def test_checks_find(self):
         r = self.a_result()
@@ -163,6 +167,21 @@ class ResultsTest(unittest.TestCase):
         self.assertEqual(measure.rates(*w.samples), (10.0, 1.0))
         self.assertEqual(measure.rates(w.samples[0], w.samples[0]), (0.0, 0.0))
         self.assertEqual(len(results.work_rates(w.samples, 0)), 1)
+        # Answers close together make one interval with what comes after.
+        close = [(0, 0, 0, 0), (0.001, 1000, 100, 0), (0.1, 100000, 200, 50)]
+        self.assertEqual(results.work_rates(close, 0), [(0.1, 2000.0, 500.0)])
+        self.assertEqual(results.work_rates([], 0), [])
+
+    def test_what_the_programs_say_of_themselves(self):
+        self.assertEqual(measure.own_figures({"x-ferry-sync-ns-total": 2500000, "other": 1}),
+                         {"sync_ms": 2.5})
+        self.assertIsNone(measure.throttle({}))
+        self.assertEqual(measure.throttle({"cpu-throttle-percentage": 40}), 40)
+        self.assertEqual(measure.throttle({"x-ferry-vcpus": [{"share": 0.75}, {"share": 1}]}), 25)
+        self.assertIsNone(measure.sample({"status": "setup"}, 0))
+        x = measure.sample({"status": "active", "ram": {"transferred": 5, "remaining": 6,
+                                                        "dirty-sync-count": 2, "mbps": 8}}, 0)
+        self.assertEqual((x["sent"], x["remaining"], x["pass"], x["speed"]), (5, 6, 2, 1e6))
 
     def test_trace(self):
         with tempfile.NamedTemporaryFile("w+") as file:
@@ -215,6 +234,8 @@ class ReportTest(unittest.TestCase):
         self.assertIn('Title <&> "quoted"', words)
         self.assertIn('said "<?[1m>" & ended', words)
         self.assertIn("not done after 6 s", words)
+        self.assertIn("mig-dest", words)
+        self.assertIn("predicted, ms", words)
         for where in measure.WHERE:
             self.assertIn(where, words)
         for figure in root.iter("figure"):  # each with its data
