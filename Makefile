@@ -47,17 +47,19 @@ test_srcs = $(sort $(wildcard tests/$(1)/test_*.c))
 support_o = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/$(1)/support/*.c)))
 UNIT_BINS := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,unit))
 KVM_BINS  := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,kvm))
+BENCH_CHANNELS := $(BUILD)/tests/bench/channels/channels
 UNIT_PY	  := $(sort $(wildcard tests/tools/test_*.py tests/unit/test_*.py))
 KVM_PY	  := $(sort $(wildcard tests/kvm/test_*.py))
 BENCH_O	  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/bench/*.c)))
-TEST_O	  := $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS)) $(call support_o,unit) $(call support_o,kvm) $(BENCH_O)
+TEST_O	  := $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS) $(BENCH_CHANNELS)) $(call support_o,unit) \
+	$(call support_o,kvm) $(BENCH_O)
 
 HDRS	:= $(sort $(wildcard $(ROOMS:%=%/*.h) vmm/*/*.h guest/*.h guest/*/*.h tests/*/*.h tests/*/support/*.h))
-C_FILES	:= $(SRCS) $(HDRS) $(sort $(wildcard guest/*.c guest/*/*.c tests/*/*.c tests/*/support/*.c))
+C_FILES	:= $(SRCS) $(HDRS) $(sort $(wildcard guest/*.c guest/*/*.c tests/*/*.c tests/*/support/*.c tests/bench/*/*.c))
 
 # --- flags ------------------------------------------------------------------------------------------
 
-PKGS	:= liburing jansson libcap-ng libxxhash
+PKGS	:= liburing jansson libcap-ng libxxhash libzstd
 ifneq ($(filter-out $(LIGHT_GOALS),$(or $(MAKECMDGOALS),all)),)
 ifneq ($(shell pkg-config --exists $(PKGS) && echo yes),yes)
 $(error Libraries are missing ($(PKGS)). scripts/deps installs them)
@@ -202,6 +204,14 @@ fuzz:	## hostile guests and a hostile migration source, made up by libFuzzer (FU
 
 fuzz-run: $(FUZZ_BINS)
 	@tests/fuzz/run $(FUZZ_SECONDS) $(FUZZ_BINS)
+
+$(BENCH_CHANNELS): $(BENCH_CHANNELS).o $(call support_o,unit) $(LIB)
+	@echo "  LINK    $@"
+	@$(CC) $(FERRY_LDFLAGS) -o $@ $^ $(LIBS) $(TEST_LIBS)
+
+.PHONY: bench-channels
+bench-channels: $(BENCH_CHANNELS)	## several connections beside bare ones (2 GiB free)
+	@$(BENCH_CHANNELS)
 
 bench: all	## the figures of docs/benchmarks.md (an hour, as root)
 	@$(FERRY) bench published --live

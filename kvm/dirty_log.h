@@ -11,8 +11,8 @@
  *
  * Host writes are not in KVM's log; mem's host marks hold them.
  *
- * Threads: start, stop and read from one thread at a time; protect from another, also while a read
- * is under way.
+ * Threads: start, stop and read from one thread at a time; protect from any, also while a read or
+ * another protect is under way.
  */
 #ifndef KVM_DIRTY_LOG_H
 #define KVM_DIRTY_LOG_H

@@ -8,6 +8,7 @@
 #define MEM_PAGE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Is the 4 KiB page at p (page aligned) all zero? AVX2 where the processor has it. */
@@ -21,5 +22,8 @@ uint32_t page_sum(const void *p);
  * may be added up: whatever the order, another page or a page in another place changes the sum.
  */
 uint64_t page_sum_at(const void *p, uint64_t page);
+
+/* Copy a few pages' bytes. */
+void page_copy(void *to, const void *from, size_t bytes);
 
 #endif

@@ -387,6 +387,16 @@ uint64_t mig_chan_rtt_ns(const struct mig_chan *c)
 	return info.tcpi_min_rtt * NS_PER_US;
 }
 
+void mig_chan_had_received(struct mig_chan *c, uint64_t bytes)
+{
+	__atomic_fetch_add(&c->transfers[RECEIVING].bytes, bytes, __ATOMIC_RELAXED);
+}
+
+int mig_chan_fd(const struct mig_chan *c)
+{
+	return c->fd;
+}
+
 bool mig_chan_readable(const struct mig_chan *c)
 {
 	struct pollfd p = {.fd = c->fd, .events = POLLIN};

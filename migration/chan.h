@@ -71,6 +71,11 @@ uint64_t mig_chan_rtt_ns(const struct mig_chan *c);
 uint64_t mig_chan_signs(const struct mig_chan *c);
 /* Unacknowledged for so long, and TCP gives up. */
 void mig_chan_set_user_timeout(struct mig_chan *c, unsigned ms);
+/* So many bytes of the stream were taken from the socket before it became this channel's. */
+void mig_chan_had_received(struct mig_chan *c, uint64_t bytes);
+
+/* The socket, to be watched for its end. */
+int mig_chan_fd(const struct mig_chan *c);
 
 /* Is there something to receive (or the end of the stream) right now? */
 bool mig_chan_readable(const struct mig_chan *c);

@@ -11,42 +11,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "migration/heartbeat.h"
-#include "migration/incoming.h"
-#include "migration/migration.h"
-#include "migration/stop.h"
-#include "migration/uri.h"
+#include "migration/dest_state.h"
 
 #define HELLO_TIMEOUT_NS (5 * NS_PER_SEC)
 #define IDLE_TIMEOUT_NS  (30 * NS_PER_SEC)
 #define FAIL_LINGER_NS   NS_PER_SEC
 #define CALLED_OFF       1 /* no error: the switchover is, not the migration */
 
-struct mig_dest {
-	/* constant after start */
-	struct mig_dest_config cfg;
-	struct mig_uri uri;
-	char name[MIG_URI_BYTES];
-	pthread_t thread;
-	struct mig_stop stop;
-	/* guarded by lock */
-	pthread_mutex_t lock;
-	pthread_cond_t decided;
-	bool quit, decision;
-	uint64_t token_hash;
-	uint64_t begin_ns;
-	struct mig_status status;
-	struct mig_chan *chan; /* set and cleared by the coordinator */
-	/* the coordinator's own */
-	int listen_fd;
-	struct wire_writer writer;
-	struct wire_reader reader;
-	struct mig_incoming in;
-	struct mig_beat beat;
-	bool committed; /* the guest is ours, whatever happens from here on */
-};
-
-static void set_state(struct mig_dest *d, enum mig_state state, const struct err *e)
+void mig_dest_state(struct mig_dest *d, enum mig_state state, const struct err *e)
 {
 	struct mig_event ev = {.kind = MIG_EVENT_STATE, .state = state};
 
@@ -58,18 +30,30 @@ static void set_state(struct mig_dest *d, enum mig_state state, const struct err
 		d->cfg.on_event(d->cfg.event_ctx, &ev);
 }
 
-static void update_figures(struct mig_dest *d)
+static uint64_t figure(const uint64_t *at)
 {
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
+}
+
+/* Called by every reader after its frames. */
+static void update_figures(void *ctx)
+{
+	struct mig_dest *d = ctx;
+
 	pthread_mutex_lock(&d->lock);
-	d->status.transferred_bytes = mig_chan_received(d->chan);
-	d->status.normal_pages = d->in.normal_pages;
-	d->status.zero_pages = d->in.zero_pages;
-	d->status.remaining_bytes = d->cfg.mem->size_bytes - d->in.n_arrived * MEM_PAGE_BYTES;
+	d->status.transferred_bytes = mig_readers_bytes(&d->readers);
+	d->status.n_channels = d->readers.n;
+	for (unsigned i = 0; i < d->readers.n; i++)
+		d->status.channel_bytes[i] = mig_chan_received(d->readers.list[i].chan);
+	d->status.normal_pages = figure(&d->in.normal_pages);
+	d->status.zero_pages = figure(&d->in.zero_pages);
+	d->status.remaining_bytes =
+		d->cfg.mem->size_bytes - figure(&d->in.n_arrived) * MEM_PAGE_BYTES;
 	d->status.total_ns = clock_mono_ns() - d->begin_ns;
 	pthread_mutex_unlock(&d->lock);
 }
 
-static int send_u64(struct mig_dest *d, enum wire_type type, uint64_t v, struct err *e)
+int mig_dest_send_u64(struct mig_dest *d, enum wire_type type, uint64_t v, struct err *e)
 {
 	struct wbuf meta;
 	int rc;
@@ -93,7 +77,7 @@ static void send_fail(struct mig_dest *d, const struct err *why)
 	wbuf_free(&meta);
 }
 
-static int aborted(struct mig_dest *d, struct err *e)
+int mig_dest_aborted(struct mig_dest *d, struct err *e)
 {
 	char text[WIRE_TEXT_MAX + 1];
 
@@ -103,69 +87,14 @@ static int aborted(struct mig_dest *d, struct err *e)
 
 /* ---- one attempt ---- */
 
-/* What the source says of the guest before any RAM: can it live here? */
-static int receive_early(struct mig_dest *d, uint32_t n, struct err *e)
+/* While others lag the first connection is not read, and may be too full for a sign of life. */
+static int await_mark(struct mig_dest *d, uint64_t number, struct err *e)
 {
-	const struct mig_machine *m = &d->cfg.machine;
-	struct wire_frame f;
-
-	for (uint32_t i = 0; i < n; i++) {
-		int rc = wire_recv(&d->reader, d->chan, &f, e);
-
-		if (!rc && f.type == WIRE_ABORT)
-			rc = aborted(d, e);
-		if (!rc && f.type != WIRE_SECTION)
-			rc = err_set(e, EPROTO, "a %s message where an early section was due",
-				     wire_type_name(f.type));
-		if (!rc)
-			rc = mig_incoming_early(&d->in, &d->reader.meta, e);
-		if (rc)
-			return rc;
-	}
-	return m->admit ? m->admit(m->ctx, e) : 0;
-}
-
-static int receive_hello(struct mig_dest *d, struct err *e)
-{
-	struct wire_hello *h = calloc(1, sizeof(*h));
-	struct wire_frame f;
-	int rc = h ? wire_recv(&d->reader, d->chan, &f, e) : err_set(e, ENOMEM, "out of memory");
-
-	if (!rc && f.type == WIRE_ABORT)
-		rc = aborted(d, e); /* cancelled before it had begun */
-	if (!rc && f.type != WIRE_HELLO)
-		rc = err_set(e, EPROTO, "the stream begins with a %s message",
-			     wire_type_name(f.type));
-	if (!rc)
-		rc = wire_get_hello(&d->reader.meta, h, e);
-	if (!rc)
-		rc = mig_incoming_check_hello(&d->in, h, e);
-	if (!rc)
-		rc = receive_early(d, h->n_early, e);
-	if (!rc) {
-		/* Only now: a stranger must not wipe out what is known of an earlier attempt. */
-		pthread_mutex_lock(&d->lock);
-		d->token_hash = h->token_hash;
-		d->begin_ns = clock_mono_ns();
-		d->status = (struct mig_status){.state = d->status.state,
-						.page_bytes = MEM_PAGE_BYTES,
-						.ram_total_bytes = d->cfg.mem->size_bytes};
-		pthread_mutex_unlock(&d->lock);
-	}
-	free(h);
-	return rc;
-}
-
-static int welcome(struct mig_dest *d, struct err *e)
-{
-	struct wbuf meta;
 	int rc;
 
-	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
-	put_u16(&meta, WIRE_VERSION);
-	put_u64(&meta, 0); /* features */
-	rc = wire_send(&d->writer, d->chan, WIRE_WELCOME, &meta, e);
-	wbuf_free(&meta);
+	mig_beat_patient(&d->beat, d->readers.n > 1);
+	rc = mig_readers_mark(&d->readers, 0, number, e);
+	mig_beat_patient(&d->beat, false);
 	return rc;
 }
 
@@ -174,12 +103,14 @@ static int pass_mark(struct mig_dest *d, struct err *e)
 	uint64_t pass;
 	int rc = wire_get_one_u64(&d->reader.meta, "pass", &pass, e);
 
+	if (!rc)
+		rc = await_mark(d, pass, e);
 	if (rc)
 		return rc;
 	pthread_mutex_lock(&d->lock);
 	d->status.passes = pass;
 	pthread_mutex_unlock(&d->lock);
-	return send_u64(d, WIRE_PASSED, pass, e);
+	return mig_dest_send_u64(d, WIRE_PASSED, pass, e);
 }
 
 /* `number`: of the END that is answered; 0: it was a rehearsal. */
@@ -222,13 +153,16 @@ static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e
 	struct wire_frame f;
 
 	for (;;) {
-		int rc = wire_recv(&d->reader, d->chan, &f, e);
+		int rc = mig_readers_wait(&d->readers, e);
 
+		if (!rc)
+			rc = wire_recv(&d->reader, d->chan, &f, e);
 		if (rc)
 			return rc;
 		switch (f.type) {
 		case WIRE_PAGES:
-			rc = mig_incoming_pages(&d->in, d->chan, &d->reader.meta, f.data_bytes, e);
+			rc = mig_incoming_pages(&d->in, &d->readers.list[0].inlet, d->chan,
+						&d->reader.meta, f.data_bytes, e);
 			break;
 		case WIRE_PASS:
 			rc = pass_mark(d, e);
@@ -241,10 +175,12 @@ static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e
 			break;
 		case WIRE_END:
 			rc = wire_get_end(&d->reader.meta, end, e);
+			if (!rc)
+				rc = mig_readers_close(&d->readers, end->marks, e);
 			update_figures(d);
 			return rc ? rc : mig_incoming_complete(&d->in, end, e);
 		case WIRE_ABORT:
-			return aborted(d, e);
+			return mig_dest_aborted(d, e);
 		default:
 			return err_set(e, EPROTO, "a %s message in the middle of the memory",
 				       wire_type_name(f.type));
@@ -275,7 +211,7 @@ static int await_commit(struct mig_dest *d, struct err *e)
 	rc = wire_recv(&d->reader, d->chan, &f, e);
 	mig_beat_patient(&d->beat, false);
 	if (!rc && f.type == WIRE_ABORT)
-		return aborted(d, e);
+		return mig_dest_aborted(d, e);
 	if (!rc && f.type == WIRE_AGAIN && rbuf_done(&d->reader.meta))
 		return CALLED_OFF;
 	if (!rc && f.type != WIRE_COMMIT)
@@ -310,7 +246,7 @@ static int take_over(struct mig_dest *d, bool run, bool tell, struct err *e)
 	int rc = d->cfg.machine.taken_over(d->cfg.machine.ctx, run, e);
 
 	if (tell && !rc)
-		(void)send_u64(d, WIRE_RUNNING, clock_mono_ns() - begin_ns, &ignored);
+		(void)mig_dest_send_u64(d, WIRE_RUNNING, clock_mono_ns() - begin_ns, &ignored);
 	else if (tell)
 		send_fail(d, e);
 	return rc;
@@ -337,12 +273,15 @@ static int receive_all(struct mig_dest *d, struct wire_end *end, struct err *e)
 	int rc;
 
 	do {
-		set_state(d, MIG_ACTIVE, NULL);
+		if (d->status.state != MIG_ACTIVE) /* only this thread writes it */
+			mig_dest_state(d, MIG_ACTIVE, NULL);
 		mig_chan_set_idle_timeout(d->chan, IDLE_TIMEOUT_NS);
-		rc = receive_guest(d, end, e);
+		rc = mig_readers_open(&d->readers, e);
+		if (!rc)
+			rc = receive_guest(d, end, e);
 		if (rc)
 			return rc;
-		set_state(d, MIG_DEVICE, NULL);
+		mig_dest_state(d, MIG_DEVICE, NULL);
 		rc = get_ready(d, end->number, e);
 		mig_incoming_again(&d->in);
 	} while (rc == CALLED_OFF);
@@ -356,20 +295,24 @@ static void tell_silence(void *ctx, bool silent)
 
 	pthread_mutex_lock(&d->lock);
 	(void)snprintf(d->status.error, sizeof(d->status.error), "%s",
-		       silent ? "the source is silent, and it alone knows where the guest is to "
-				"run: waiting for its word"
-			      : "");
+		       silent && d->status.state == MIG_DEVICE
+			       ? "the source is silent, and it alone knows where the guest is to "
+				 "run: waiting for its word"
+			       : "");
 	pthread_mutex_unlock(&d->lock);
 }
 
 static int attempt(struct mig_dest *d, struct err *e)
 {
 	struct wire_end end = {0};
+	struct wire_welcome agreed;
 	bool tell = true;
-	int rc = receive_hello(d, e);
+	int rc = mig_dest_hello(d, &agreed, e);
 
 	if (!rc)
-		rc = welcome(d, e);
+		rc = mig_dest_welcome(d, &agreed, e);
+	if (!rc)
+		rc = mig_dest_join(d, &agreed, e);
 	if (rc)
 		return rc;
 	mig_chan_set_deadline(d->chan, 0);
@@ -379,7 +322,7 @@ static int attempt(struct mig_dest *d, struct err *e)
 	if (rc == -EINPROGRESS && !mig_stop_is_set(&d->stop)) {
 		tell = false;
 		mig_beat_stop(&d->beat);
-		set_state(d, MIG_UNDECIDED, e);
+		mig_dest_state(d, MIG_UNDECIDED, e);
 		if (!await_decision(d))
 			return rc;
 		err_clear(e);
@@ -403,12 +346,18 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 	rc = mig_chan_open(&chan, fd, "the source", HELLO_TIMEOUT_NS, e);
 	if (rc)
 		return rc;
+	rc = mig_readers_init(&d->readers, &d->in, chan, update_figures, d, e);
+	if (rc) {
+		mig_chan_close(chan);
+		return rc;
+	}
 	/* Nobody holds the door for longer, not even byte by byte. */
 	mig_chan_set_deadline(chan, clock_mono_ns() + 2 * HELLO_TIMEOUT_NS);
 	d->writer = (struct wire_writer){0};
 	wire_reader_free(&d->reader);
 	pthread_mutex_lock(&d->lock);
 	d->chan = chan;
+	d->reading = true;
 	d->decision = false; /* it was about the attempt before */
 	if (d->quit)
 		mig_chan_abort(chan);
@@ -419,6 +368,10 @@ static int start_attempt(struct mig_dest *d, int fd, struct err *e)
 static void end_attempt(struct mig_dest *d)
 {
 	mig_beat_stop(&d->beat);
+	pthread_mutex_lock(&d->lock);
+	d->reading = false;
+	pthread_mutex_unlock(&d->lock);
+	mig_readers_free(&d->readers);
 	pthread_mutex_lock(&d->lock);
 	mig_chan_close(d->chan);
 	d->chan = NULL;
@@ -438,38 +391,42 @@ static bool serve(struct mig_dest *d, int fd)
 		rc = attempt(d, &e);
 	if (!rc) {
 		end_attempt(d);
-		set_state(d, MIG_COMPLETED, NULL);
+		mig_dest_state(d, MIG_COMPLETED, NULL);
 		return true;
 	}
 	if (d->chan && !d->committed)
 		send_fail(d, &e);
-	touched = d->in.touched;
 	end_attempt(d);
+	touched = d->in.touched; /* now that nobody writes any more */
 	if (mig_stop_is_set(&d->stop))
 		return false;
 	if (d->committed) {
 		/* The only copy there is: it stays. */
 		err_prefix(&e, "the guest was handed over, but cannot go on here");
 		log_warn("%s", e.msg);
-		set_state(d, MIG_FAILED, &e);
+		mig_dest_state(d, MIG_FAILED, &e);
 		return true;
 	}
 	if (touched && mem_discard(d->cfg.mem, &dirty)) {
 		/* What is left in RAM would end up in the next guest. */
 		log_warn("an incoming migration failed: %s; no other is waited for: %s", e.msg,
 			 dirty.msg);
-		set_state(d, MIG_FAILED, &e);
+		mig_dest_state(d, MIG_FAILED, &e);
 		return true;
 	}
 	log_warn("an incoming migration failed: %s; waiting for another at %s", e.msg, d->name);
 	/* Somebody who was turned away at the door is no migration that failed. */
 	if (d->status.state != before)
-		set_state(d, MIG_FAILED, &e);
+		mig_dest_state(d, MIG_FAILED, &e);
 	return false;
 }
 
 static void close_listener(struct mig_dest *d)
 {
+	int fd;
+
+	while ((fd = mig_waiting_next(&d->waiting)) >= 0)
+		(void)close(fd);
 	(void)close(d->listen_fd);
 	if (d->uri.kind == MIG_URI_UNIX)
 		(void)unlink(d->uri.path);
@@ -481,8 +438,13 @@ static void *coordinator(void *arg)
 	bool here = false;
 
 	while (!here && !mig_stop_is_set(&d->stop)) {
-		int fd, rc = mig_stop_wait(&d->stop, d->listen_fd, POLLIN, 3600 * NS_PER_SEC);
+		int fd = mig_waiting_next(&d->waiting), rc;
 
+		if (fd >= 0) {
+			here = serve(d, fd);
+			continue;
+		}
+		rc = mig_stop_wait(&d->stop, d->listen_fd, POLLIN, 3600 * NS_PER_SEC);
 		if (rc)
 			continue;
 		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
@@ -579,6 +541,8 @@ void mig_dest_free(struct mig_dest *d)
 	pthread_cond_broadcast(&d->decided);
 	if (d->chan)
 		mig_chan_abort(d->chan);
+	if (d->reading)
+		mig_readers_abort(&d->readers);
 	pthread_mutex_unlock(&d->lock);
 	(void)pthread_join(d->thread, NULL);
 	wire_reader_free(&d->reader);

@@ -6,12 +6,6 @@
 #include "base/cond.h"
 #include "migration/wire.h"
 
-/*
- * TCP's own patience. It ends the connection too when a live peer takes nothing for so long, so it
- * must not be shorter than what a slow peer may need; a dead one is noticed here before.
- */
-#define USER_TIMEOUT_MS 30000
-
 static void say_alive(struct mig_beat *b)
 {
 	struct wire_writer w;
@@ -80,7 +74,7 @@ int mig_beat_start(struct mig_beat *b, struct mig_chan *chan, mig_beat_fn *tell,
 		return err_sys(e, rc, "cannot start the heartbeat");
 	}
 	(void)pthread_setname_np(b->thread, "mig-beat");
-	mig_chan_set_user_timeout(chan, USER_TIMEOUT_MS);
+	mig_chan_set_user_timeout(chan, MIG_BEAT_USER_TIMEOUT_MS);
 	b->started = true;
 	return 0;
 }
@@ -89,6 +83,8 @@ void mig_beat_patient(struct mig_beat *b, bool patient)
 {
 	pthread_mutex_lock(&b->lock);
 	b->patient = patient;
+	if (!patient)
+		b->heard_ns = clock_mono_ns();
 	pthread_mutex_unlock(&b->lock);
 }
 

@@ -28,6 +28,13 @@
 #define MIG_BEAT_PERIOD_NS (500 * NS_PER_MS)
 #define MIG_BEAT_SILENT_NS (4 * NS_PER_SEC)
 
+/*
+ * TCP's own patience. It ends the connection too when a live peer takes nothing for so long, so it
+ * must not be shorter than what a slow peer may need; a dead one is noticed by the heartbeat
+ * before.
+ */
+#define MIG_BEAT_USER_TIMEOUT_MS 30000
+
 /* A patient one: the peer has fallen silent, or is heard of again. In the heartbeat's thread. */
 typedef void mig_beat_fn(void *ctx, bool silent);
 
@@ -50,7 +57,7 @@ struct mig_beat {
 /* *b is zero, or was stopped. */
 int mig_beat_start(struct mig_beat *b, struct mig_chan *chan, mig_beat_fn *tell, void *ctx,
 		   struct err *e);
-/* Only tell, do not cut; and back. */
+/* Only tell, do not cut; and back, which counts from anew. */
 void mig_beat_patient(struct mig_beat *b, bool patient);
 /* Ends the thread. One that was not started is fine. */
 void mig_beat_stop(struct mig_beat *b);

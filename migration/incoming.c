@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zstd.h>
 
 #include "base/clock.h"
 #include "mem/bits.h"
@@ -89,10 +90,6 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 	const struct mig_machine *m = in->machine;
 	int rc;
 
-	if (h->features)
-		return err_set(e, EPROTONOSUPPORT,
-			       "the source needs features (0x%llx) that this version does not know",
-			       (unsigned long long)h->features);
 	if (h->page_bytes != MEM_PAGE_BYTES)
 		return err_set(e, EINVAL, "the source has pages of %u bytes, this side of %llu",
 			       h->page_bytes, MEM_PAGE_BYTES);
@@ -134,57 +131,119 @@ int mig_incoming_check_hello(const struct mig_incoming *in, const struct wire_he
 	return 0;
 }
 
-static void set_arrived(struct mig_incoming *in, unsigned block, uint64_t page)
+void mig_inlet_free(struct mig_inlet *inlet)
 {
-	if (!bits_test(in->arrived[block], page)) {
-		bits_set(in->arrived[block], page);
-		in->n_arrived++;
-	}
+	(void)ZSTD_freeDCtx(inlet->unpacker);
+	free(inlet->packed);
+	free(inlet->plain);
+	inlet->unpacker = NULL;
+	inlet->packed = inlet->plain = NULL;
 }
 
-static void set_suspect(struct mig_incoming *in, unsigned block, uint64_t page, bool suspect)
+static int prepare_unpacking(struct mig_inlet *inlet, struct err *e)
 {
-	if (bits_test(in->suspect[block], page) == suspect)
+	if (inlet->unpacker)
+		return 0;
+	inlet->packed = malloc(WIRE_DATA_MAX);
+	inlet->plain = malloc(WIRE_DATA_MAX);
+	if (inlet->packed && inlet->plain)
+		inlet->unpacker = ZSTD_createDCtx();
+	return inlet->unpacker ? 0 : err_set(e, ENOMEM, "out of memory for compressed pages");
+}
+
+/* Compressed pages into their places. They must be as many as the frame says, to the byte. */
+static int recv_packed(struct mig_inlet *inlet, struct mig_chan *c, const struct iovec *iov,
+		       unsigned n, uint32_t data_bytes, struct err *e)
+{
+	size_t plain_bytes = inlet->pages.n_sums * MEM_PAGE_BYTES, got;
+	const uint8_t *at;
+	int rc = prepare_unpacking(inlet, e);
+
+	if (!rc)
+		rc = mig_chan_recv(c, inlet->packed, data_bytes, e);
+	if (rc)
+		return rc;
+	at = n == 1 ? iov[0].iov_base : inlet->plain;
+	got = ZSTD_decompressDCtx(inlet->unpacker, (void *)(uintptr_t)at, plain_bytes,
+				  inlet->packed, data_bytes);
+	if (ZSTD_isError(got) || got != plain_bytes)
+		return err_set(e, EBADMSG, "compressed pages were damaged on the way");
+	for (unsigned i = 0; n > 1 && i < n; at += iov[i++].iov_len)
+		memcpy(iov[i].iov_base, at, iov[i].iov_len);
+	return 0;
+}
+
+/* These pages of a word have come; which of them for the first time. */
+static uint64_t set_arrived(struct mig_incoming *in, unsigned block, uint64_t word, uint64_t bits)
+{
+	uint64_t *at = &in->arrived[block][word], old = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+	if ((old & bits) == bits)
+		return 0;
+	old = __atomic_fetch_or(at, bits, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&in->n_arrived, (uint64_t)__builtin_popcountll(bits & ~old),
+			   __ATOMIC_RELAXED);
+	return bits & ~old;
+}
+
+/* Of these pages of a word, those in `bad` do not match their checksum, the others do. */
+static void set_suspect(struct mig_incoming *in, unsigned block, uint64_t word, uint64_t bits,
+			uint64_t bad)
+{
+	uint64_t *at = &in->suspect[block][word], old = __atomic_load_n(at, __ATOMIC_RELAXED);
+
+	if ((old & bits) == bad)
 		return;
-	if (suspect) {
-		bits_set(in->suspect[block], page);
-		in->n_suspect++;
-	} else {
-		bits_clear(in->suspect[block], page);
-		in->n_suspect--;
+	old = __atomic_fetch_or(at, bad, __ATOMIC_RELAXED);
+	__atomic_fetch_add(&in->n_suspect, (uint64_t)__builtin_popcountll(bad & ~old),
+			   __ATOMIC_RELAXED);
+	old = __atomic_fetch_and(at, ~(bits & ~bad), __ATOMIC_RELAXED);
+	__atomic_fetch_sub(&in->n_suspect, (uint64_t)__builtin_popcountll(old & bits & ~bad),
+			   __ATOMIC_RELAXED);
+}
+
+/* Pages of zeroes. RAM that nothing arrived in yet is zero, and stays untouched. */
+static void take_zeroes(struct mig_incoming *in, unsigned block, const struct wire_run *run)
+{
+	uint64_t end = run->first_page + run->n_pages;
+
+	for (uint64_t w = run->first_page / 64; w * 64 < end; w++) {
+		uint64_t bits = bits_word_mask(w, run->first_page, run->n_pages);
+		uint64_t again = bits & ~set_arrived(in, block, w, bits);
+
+		set_suspect(in, block, w, bits, 0);
+		for (; again; again &= again - 1) {
+			uint64_t page = w * 64 + (uint64_t)__builtin_ctzll(again);
+			uint8_t *at = in->mem->blocks[block].hva + page * MEM_PAGE_BYTES;
+
+			if (!page_is_zero(at))
+				memset(at, 0, MEM_PAGE_BYTES);
+		}
 	}
+	__atomic_fetch_add(&in->zero_pages, run->n_pages, __ATOMIC_RELAXED);
 }
 
-/* A page of zeroes. RAM that nothing arrived in yet is zero, and stays untouched. */
-static void take_zero(struct mig_incoming *in, unsigned block, uint64_t page)
+static void check_run(struct mig_incoming *in, unsigned block, const struct wire_run *run,
+		      const uint32_t *sums)
 {
-	uint8_t *at = in->mem->blocks[block].hva + page * MEM_PAGE_BYTES;
-
-	if (bits_test(in->arrived[block], page) && !page_is_zero(at))
-		memset(at, 0, MEM_PAGE_BYTES);
-	set_arrived(in, block, page);
-	set_suspect(in, block, page, false);
-	in->zero_pages++;
-}
-
-static void check_run(struct mig_incoming *in, const struct wire_run *run, const uint32_t *sums)
-{
-	unsigned block = in->pages.block;
 	const uint8_t *at = in->mem->blocks[block].hva + run->first_page * MEM_PAGE_BYTES;
+	uint64_t page = run->first_page, end = page + run->n_pages;
 
-	for (uint32_t i = 0; i < run->n_pages; i++) {
-		uint64_t page = run->first_page + i;
+	while (page < end) {
+		uint64_t w = page / 64, bad = 0;
 
-		set_arrived(in, block, page);
-		set_suspect(in, block, page, page_sum(at + i * MEM_PAGE_BYTES) != sums[i]);
+		for (; page < end && page / 64 == w; page++, at += MEM_PAGE_BYTES)
+			bad |= (uint64_t)(page_sum(at) != *sums++) << (page % 64);
+		(void)set_arrived(in, block, w, bits_word_mask(w, run->first_page, run->n_pages));
+		set_suspect(in, block, w, bits_word_mask(w, run->first_page, run->n_pages), bad);
 	}
-	in->normal_pages += run->n_pages;
+	__atomic_fetch_add(&in->normal_pages, run->n_pages, __ATOMIC_RELAXED);
 }
 
-int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf *meta,
-		       uint32_t data_bytes, struct err *e)
+int mig_incoming_pages(struct mig_incoming *in, struct mig_inlet *inlet, struct mig_chan *c,
+		       struct rbuf *meta, uint32_t data_bytes, struct err *e)
 {
-	struct wire_pages *p = &in->pages;
+	struct wire_pages *p = &inlet->pages;
 	struct iovec iov[WIRE_CHUNK_PAGES];
 	const uint32_t *sums = p->sums;
 	unsigned n = 0;
@@ -201,20 +260,24 @@ int mig_incoming_pages(struct mig_incoming *in, struct mig_chan *c, struct rbuf 
 						      run->first_page * MEM_PAGE_BYTES,
 					  .iov_len = run->n_pages * MEM_PAGE_BYTES};
 	}
-	in->touched = in->touched || n;
-	rc = n ? mig_chan_recvv(c, iov, n, e) : 0;
+	if (n)
+		__atomic_store_n(&in->touched, true, __ATOMIC_RELAXED);
+	if (p->zstd)
+		rc = in->zstd ? recv_packed(inlet, c, iov, n, data_bytes, e)
+			      : err_set(e, EPROTO, "compressed pages were not announced");
+	else if (n)
+		rc = mig_chan_recvv(c, iov, n, e);
 	if (rc)
 		return rc;
 	for (uint32_t i = 0; i < p->n_runs; i++) {
 		const struct wire_run *run = &p->runs[i];
 
-		if (!run->zero) {
-			check_run(in, run, sums);
+		if (run->zero) {
+			take_zeroes(in, p->block, run);
+		} else {
+			check_run(in, p->block, run, sums);
 			sums += run->n_pages;
-			continue;
 		}
-		for (uint32_t k = 0; k < run->n_pages; k++)
-			take_zero(in, p->block, run->first_page + k);
 	}
 	return 0;
 }

@@ -15,7 +15,8 @@
 
 /*
  * Where dirty pages come from. All calls but protect() come from one thread at a time; protect()
- * comes from the sending thread and may run while harvest() runs.
+ * comes from the sending threads, several at once (never for the same page), and may run while
+ * harvest() runs.
  */
 struct mig_dirty_source {
 	void *ctx;

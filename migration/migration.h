@@ -9,8 +9,9 @@
  * Whatever fails before the commit point, the source's guest goes on as if nothing had happened,
  * and the destination throws away what it has and waits for the next attempt.
  *
- * Threads: each object has one coordinator thread of its own (plus the sync worker), which alone
- * works on it. The functions here may be called from any thread and do not wait, but for
+ * Threads: each object has one coordinator thread of its own, which alone works on it (but for the
+ * sync worker, and a thread for each connection beyond the first). The functions here may be called
+ * from any thread and do not wait, but for
  * *_free(), which cancels and joins. The event callback runs in the coordinator thread and must
  * neither block nor call *_free().
  */
@@ -68,10 +69,15 @@ bool mig_phase_is_dest(enum mig_phase p);
 #define MIG_DOWNTIME_LIMIT_MS_MAX     2000000
 #define MIG_BANDWIDTH_UNLIMITED       0
 
+#define MIG_CHANNELS_MAX 16
+
 struct mig_params {
 	uint64_t max_bandwidth_bytes_s; /* MIG_BANDWIDTH_UNLIMITED = as fast as it goes */
 	uint64_t downtime_limit_ms;
 	bool pause_before_switchover; /* MIG_PRE_SWITCHOVER until mig_source_continue() */
+	/* what follows counts at the start only */
+	unsigned channels; /* connections, 1 to MIG_CHANNELS_MAX (0: 1) */
+	bool compress;     /* by zstd, while that makes it shorter */
 };
 
 /* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
@@ -103,6 +109,11 @@ struct mig_status {
 	uint64_t sync_ns_last, sync_ns_total;
 	uint64_t protect_calls, protect_pages;
 	uint64_t switchovers_called_off;
+	/* connections, and what was handed to (received from) each */
+	unsigned n_channels;
+	uint64_t channel_bytes[MIG_CHANNELS_MAX];
+	/* compressed pages: their bytes, and what they became */
+	uint64_t compressed_from_bytes, compressed_to_bytes;
 };
 
 enum mig_event_kind {

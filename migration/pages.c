@@ -1,24 +1,39 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "migration/pages.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "mem/page.h"
 
+void mig_cursor_init(struct mig_cursor *c)
+{
+	*c = (struct mig_cursor){0};
+	(void)pthread_mutex_init(&c->lock, NULL);
+}
+
+void mig_cursor_destroy(struct mig_cursor *c)
+{
+	(void)pthread_mutex_destroy(&c->lock);
+}
+
+void mig_cursor_rewind(struct mig_cursor *c)
+{
+	pthread_mutex_lock(&c->lock);
+	c->block = 0;
+	c->word = 0;
+	pthread_mutex_unlock(&c->lock);
+}
+
 void mig_pages_init(struct mig_pages *p, const struct mem *mem, struct mig_bitmap *bitmap,
-		    const struct mig_dirty_source *source)
+		    const struct mig_dirty_source *source, struct mig_cursor *cursor)
 {
 	*p = (struct mig_pages){.mem = mem,
 				.bitmap = bitmap,
 				.source = source,
+				.cursor = cursor,
 				.window_pages = MIG_WINDOW_PAGES_MIN,
 				.chunk_pages = WIRE_CHUNK_PAGES};
-}
-
-void mig_pages_rewind(struct mig_pages *p)
-{
-	p->block = 0;
-	p->word = 0;
 }
 
 void mig_chunk_init(struct mig_chunk *c)
@@ -30,11 +45,30 @@ void mig_chunk_init(struct mig_chunk *c)
 void mig_chunk_free(struct mig_chunk *c)
 {
 	wbuf_free(&c->meta);
+	free(c->packed);
+}
+
+bool mig_chunk_pack(struct mig_chunk *c, struct mig_squeeze *z)
+{
+	size_t size = mig_squeeze_run(z, c->iov + 2, c->n_iov - 2, c->data_bytes, c->packed);
+
+	if (!size)
+		return false;
+	c->meta.data[0] |= WIRE_PAGES_ZSTD;
+	c->iov[2] = (struct iovec){.iov_base = c->packed, .iov_len = size};
+	c->n_iov = 3;
+	c->data_bytes = size;
+	return true;
 }
 
 uint64_t mig_pages_pending(const struct mig_pages *p)
 {
-	return p->window_left;
+	return __atomic_load_n(&p->window_left, __ATOMIC_RELAXED);
+}
+
+static void set_left(struct mig_pages *p, uint64_t pages)
+{
+	__atomic_store_n(&p->window_left, pages, __ATOMIC_RELAXED);
 }
 
 void mig_pages_put_back(struct mig_pages *p)
@@ -42,54 +76,67 @@ void mig_pages_put_back(struct mig_pages *p)
 	for (uint64_t i = 0; p->window_left && i < p->window_n_words; i++)
 		(void)mig_bitmap_or(p->bitmap, p->window_block, p->window_first_word + i,
 				    p->window[i]);
-	p->window_left = 0;
+	set_left(p, 0);
 }
 
-/* Find where the next window begins. False: the pass is over. */
+/* Find where the next window begins. False: the pass is over. Under the cursor's lock. */
 static bool find_window(struct mig_pages *p)
 {
-	for (; p->block < p->mem->n_blocks; p->block++, p->word = 0) {
-		p->word = mig_bitmap_next_word(p->bitmap, p->block, p->word);
-		if (p->word < p->bitmap->blocks[p->block].n_words)
+	struct mig_cursor *c = p->cursor;
+
+	for (; c->block < p->mem->n_blocks; c->block++, c->word = 0) {
+		c->word = mig_bitmap_next_word(p->bitmap, c->block, c->word);
+		if (c->word < p->bitmap->blocks[c->block].n_words)
 			return true;
 	}
 	return false;
 }
 
-/* Take bits into the window, then have exactly those pages protected. */
-static int take_window(struct mig_pages *p, struct err *e)
+/* Take bits into the window. Under the cursor's lock. */
+static void take_window(struct mig_pages *p)
 {
-	const struct bitset *b = &p->bitmap->blocks[p->block];
-	uint64_t n = 0, pages = p->zero_streak;
-	int rc;
+	struct mig_cursor *c = p->cursor;
+	const struct bitset *b = &p->bitmap->blocks[c->block];
+	uint64_t n = 0, left = 0, pages = p->zero_streak;
 
 	if (pages > MIG_WINDOW_PAGES_MAX)
 		pages = MIG_WINDOW_PAGES_MAX;
 	if (pages < p->window_pages)
 		pages = p->window_pages;
-
-	p->window_block = p->block;
-	p->window_first_word = p->word;
+	p->window_block = c->block;
+	p->window_first_word = c->word;
 	p->window_at = 0;
-	p->window_left = 0;
-	p->extent_end = 0; /* what was known was known before the pages were protected */
-	while (n < MIG_WINDOW_WORDS && p->word < b->n_words && p->window_left < pages) {
-		uint64_t taken = mig_bitmap_take(p->bitmap, p->block, p->word, ~0ull);
+	while (n < MIG_WINDOW_WORDS && c->word < b->n_words && left < pages) {
+		uint64_t taken = mig_bitmap_take(p->bitmap, c->block, c->word, ~0ull);
 
 		p->window[n++] = taken;
-		p->window_left += (uint64_t)__builtin_popcountll(taken);
-		p->word++;
+		left += (uint64_t)__builtin_popcountll(taken);
+		c->word++;
 	}
 	/* No trailing empty words: the call should end where the pages end. */
 	while (n && !p->window[n - 1])
 		n--;
 	p->window_n_words = n;
-	if (!n)
-		return 0;
-	rc = p->source->protect(p->source->ctx, p->window_block, p->window_first_word, p->window, n,
-				e);
-	p->protect_calls++;
-	p->protect_pages += p->window_left;
+	set_left(p, left);
+}
+
+/* The next window: taken, then exactly its pages protected. *more false: the pass is over. */
+static int next_window(struct mig_pages *p, bool *more, struct err *e)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&p->cursor->lock);
+	*more = find_window(p);
+	if (*more)
+		take_window(p);
+	pthread_mutex_unlock(&p->cursor->lock);
+	p->extent_end = 0; /* what was known was known before the pages were protected */
+	if (*more && p->window_n_words) {
+		rc = p->source->protect(p->source->ctx, p->window_block, p->window_first_word,
+					p->window, p->window_n_words, e);
+		__atomic_fetch_add(&p->protect_calls, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&p->protect_pages, p->window_left, __ATOMIC_RELAXED);
+	}
 	return rc;
 }
 
@@ -163,7 +210,7 @@ static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 				return;
 			p->zero_streak = zero ? p->zero_streak + 1 : 0;
 			*word &= *word - 1;
-			p->window_left--;
+			set_left(p, p->window_left - 1);
 		}
 	}
 }
@@ -184,7 +231,7 @@ static int seal_chunk(struct mig_chunk *c, struct err *e)
 static bool add_free_word(struct mig_pages *p, struct mig_chunk *c)
 {
 	for (; p->free_left; p->free_left &= p->free_left - 1) {
-		uint64_t page = p->word * 64 + (uint64_t)__builtin_ctzll(p->free_left);
+		uint64_t page = p->cursor->word * 64 + (uint64_t)__builtin_ctzll(p->free_left);
 
 		if (!add_page(c, p->chunk_pages, page, NULL, true))
 			return false;
@@ -195,13 +242,15 @@ static bool add_free_word(struct mig_pages *p, struct mig_chunk *c)
 int mig_pages_next_free(struct mig_pages *p, struct mig_free_pages *f, struct mig_chunk *c,
 			bool *more, struct err *e)
 {
-	start_chunk(c, p->block);
+	struct mig_cursor *at = p->cursor;
+
+	start_chunk(c, at->block);
 	*more = false;
-	for (; p->block < p->mem->n_blocks; p->block++, p->word = 0) {
-		c->pages.block = (uint8_t)p->block;
-		for (; p->word < p->bitmap->blocks[p->block].n_words; p->word++) {
+	for (; at->block < p->mem->n_blocks; at->block++, at->word = 0) {
+		c->pages.block = (uint8_t)at->block;
+		for (; at->word < p->bitmap->blocks[at->block].n_words; at->word++) {
 			if (!p->free_left)
-				p->free_left = mig_free_take(f, p->block, p->word);
+				p->free_left = mig_free_take(f, at->block, at->word);
 			if (!add_free_word(p, c))
 				break;
 		}
@@ -219,14 +268,9 @@ int mig_pages_next(struct mig_pages *p, struct mig_chunk *c, bool *more, struct 
 	start_chunk(c, p->window_block);
 	*more = true;
 	while (!p->window_left) {
-		int rc;
+		int rc = next_window(p, more, e);
 
-		if (!find_window(p)) {
-			*more = false;
-			return 0;
-		}
-		rc = take_window(p, e);
-		if (rc)
+		if (rc || !*more)
 			return rc;
 	}
 	start_chunk(c, p->window_block);

@@ -59,7 +59,8 @@ int mig_send_state(struct mig_source *s, enum wire_type mark, struct err *e)
 			       .zero_pages = s->sent_zero,
 			       .n_sections = s->cfg.machine.n_sections,
 			       .was_running = s->was_running,
-			       .number = s->n_ends};
+			       .number = s->n_ends,
+			       .marks = s->marks_others};
 	struct wbuf tail, meta;
 	int rc;
 

@@ -5,8 +5,8 @@
  * The file is checked whole, all RAM is read, then the machine applies the state; only then is the
  * guest taken over. A file that is not in order leaves RAM empty and the machine waiting.
  *
- * On demand RAM is mapped from the file and the guest taken over at once; then all of RAM is read and
- * checked behind it, in the state MIG_POSTCOPY. Damage that is found by then pauses the guest.
+ * On demand RAM is mapped from the file and the guest taken over at once; then all of RAM is read
+ * and checked behind it, in the state MIG_POSTCOPY. Damage that is found by then pauses the guest.
  *
  * Threads: as migration/migration.h says of mig_dest_*(); RAM is read by threads of its own.
  */

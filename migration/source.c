@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source as an object: start, status, cancel; agreeing with the destination; the ending. */
+/* The source as an object: start, status, cancel; the course of a migration and its ending. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,10 +8,7 @@
 
 #include "migration/source_state.h"
 
-#define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
-#define HELLO_TIMEOUT_NS   (10 * NS_PER_SEC)
-#define LAST_WORDS_BYTES   4096
-#define ABORT_LINGER_NS    (200 * NS_PER_MS)
+#define ABORT_LINGER_NS (200 * NS_PER_MS)
 
 const char *mig_state_name(enum mig_state s)
 {
@@ -77,11 +74,20 @@ void mig_source_figures(struct mig_source *s)
 	memcpy(st->predicted_phase_ns, phases, sizeof(phases));
 	st->least_downtime_ns = predicted - phases[MIG_PHASE_PAGES];
 	st->remaining_bytes =
-		(mig_bitmap_count(&s->bitmap) + mig_pages_pending(&s->pages)) * MEM_PAGE_BYTES;
-	st->transferred_bytes = mig_chan_sent(s->chan);
+		(mig_bitmap_count(&s->bitmap) + mig_senders_pending(&s->senders)) * MEM_PAGE_BYTES;
+	st->transferred_bytes = 0;
+	st->n_channels = s->senders.n;
+	for (unsigned i = 0; i < s->senders.n; i++) {
+		st->channel_bytes[i] = mig_chan_sent(s->senders.list[i].chan);
+		st->transferred_bytes += st->channel_bytes[i];
+	}
+	st->compressed_from_bytes = mig_senders_packed_from(&s->senders);
+	st->compressed_to_bytes = mig_senders_packed_to(&s->senders);
 	if (!s->paused)
 		st->precopy_bytes = st->transferred_bytes;
 	st->downtime_bytes = st->transferred_bytes - st->precopy_bytes;
+	s->sent_normal = mig_senders_normal(&s->senders);
+	s->sent_zero = mig_senders_zero(&s->senders);
 	st->normal_pages = s->sent_normal;
 	st->zero_pages = s->sent_zero;
 	st->free_pages = s->sent_free;
@@ -90,212 +96,9 @@ void mig_source_figures(struct mig_source *s)
 	st->sync_ns_total = sync.total_ns;
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
 	st->bytes_per_s = speed;
-	st->protect_calls = s->pages.protect_calls + s->free.protect_calls;
-	st->protect_pages = s->pages.protect_pages + s->free.protect_pages;
+	st->protect_calls = mig_senders_protect_calls(&s->senders) + s->free.protect_calls;
+	st->protect_pages = mig_senders_protect_pages(&s->senders) + s->free.protect_pages;
 	pthread_mutex_unlock(&s->lock);
-}
-
-/* ---- talking to the destination ---- */
-
-static int peer_failed(const char *text, struct err *e)
-{
-	return err_set(e, EREMOTEIO, "the destination gave up: %s", text);
-}
-
-#define SKIPPED 1
-
-/*
- * The next frame, or SKIPPED if nobody waits for it: the READY to a switchover that was called off
- * comes late, and still tells what loading took.
- */
-static int receive(struct mig_source *s, struct wire_frame *f, struct err *e)
-{
-	int rc = wire_recv_any(&s->reader, s->chan, f, e);
-
-	if (!rc && f->type == WIRE_ALIVE)
-		return SKIPPED;
-	if (rc || f->type != WIRE_READY || !s->readies_owed)
-		return rc;
-	s->readies_owed--;
-	rc = mig_learn_loaded(s, e);
-	/* One by one they come: this END's, those that are still due, and that is all. */
-	if (!rc && s->loaded_number != s->n_ends - s->readies_owed)
-		rc = err_set(e, EPROTO, "the destination is ready for another switchover (%u)",
-			     s->loaded_number);
-	return rc ? rc : SKIPPED;
-}
-
-/* It must be of this type; FAIL becomes the destination's error. */
-static int check_type(struct mig_source *s, const struct wire_frame *f, enum wire_type type,
-		      struct err *e)
-{
-	char text[WIRE_TEXT_MAX + 1];
-
-	if (f->type == WIRE_FAIL) {
-		wire_get_text(&s->reader.meta, text);
-		return peer_failed(text, e);
-	}
-	if (f->type == type)
-		return 0;
-	return err_set(e, EPROTO, "the destination sent a %s message out of turn",
-		       wire_type_name(f->type));
-}
-
-int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e)
-{
-	struct wire_frame f;
-	int rc;
-
-	do {
-		rc = receive(s, &f, e);
-	} while (rc == SKIPPED);
-	return rc ? rc : check_type(s, &f, type, e);
-}
-
-int mig_source_take_ready(struct mig_source *s, struct err *e)
-{
-	struct wire_frame f;
-	int rc = receive(s, &f, e);
-
-	return !rc ? check_type(s, &f, WIRE_READY, e) : rc == SKIPPED ? 0 : rc;
-}
-
-int mig_source_heed(struct mig_source *s, struct err *e)
-{
-	int rc = 0;
-
-	while (rc >= 0 && mig_chan_readable(s->chan)) {
-		struct wire_frame f;
-
-		rc = receive(s, &f, e);
-		if (!rc)
-			/* Nothing is due from the destination now but the end. */
-			return check_type(s, &f, WIRE_FAIL, e);
-	}
-	return rc < 0 ? rc : 0;
-}
-
-/*
- * The connection broke: did the destination say why before? Replaces the plain error. Whatever it
- * said before that, "alive" and the like, is of no interest any more.
- */
-static void last_words(struct mig_source *s, struct err *e)
-{
-	uint8_t bytes[LAST_WORDS_BYTES];
-	size_t n = mig_chan_last_words(s->chan, bytes, sizeof(bytes)), at = 0;
-	char text[WIRE_TEXT_MAX + 1];
-	struct err none = ERR_INIT;
-	struct wire_frame f;
-	struct rbuf meta;
-	uint32_t crc;
-
-	while (n - at >= WIRE_HEADER_BYTES) {
-		if (wire_parse_header(&s->reader, bytes + at, &f, &crc, &none))
-			return;
-		at += WIRE_HEADER_BYTES;
-		if (f.meta_bytes > n - at)
-			return;
-		if (f.type == WIRE_FAIL) {
-			rbuf_init(&meta, ORDER_LITTLE, bytes + at, f.meta_bytes);
-			wire_get_text(&meta, text);
-			err_clear(e);
-			(void)peer_failed(text, e);
-			return;
-		}
-		at += f.meta_bytes;
-	}
-}
-
-static void fill_hello(struct mig_source *s, struct wire_hello *h)
-{
-	const struct mig_machine *m = &s->cfg.machine;
-
-	h->version_min = WIRE_VERSION;
-	h->version_max = WIRE_VERSION;
-	h->page_bytes = (uint32_t)MEM_PAGE_BYTES;
-	h->n_cpus = m->n_cpus;
-	h->token_hash = wire_token_hash(s->token);
-	memcpy(h->guest_name, s->guest_name, sizeof(h->guest_name));
-	h->n_blocks = s->cfg.mem->n_blocks;
-	for (unsigned i = 0; i < h->n_blocks; i++) {
-		const struct mem_block *b = &s->cfg.mem->blocks[i];
-
-		memcpy(h->blocks[i].name, b->name, sizeof(b->name));
-		h->blocks[i].gpa = b->gpa;
-		h->blocks[i].size_bytes = b->size_bytes;
-	}
-	h->n_sections = m->n_sections;
-	for (unsigned i = 0; i < m->n_sections; i++) {
-		struct wire_section_id *id = &h->sections[i];
-
-		(void)snprintf(id->name, sizeof(id->name), "%s", m->sections[i].table->name);
-		id->instance = m->sections[i].instance;
-		id->version = m->sections[i].table->version;
-	}
-	h->n_early = m->n_early;
-}
-
-void mig_source_put_section(struct wbuf *meta, const struct mig_section *sec)
-{
-	put_str8(meta, sec->table->name);
-	put_u32(meta, sec->instance);
-	put_u32(meta, sec->table->version);
-	fields_encode(meta, sec->table, sec->data);
-}
-
-static int send_early(struct mig_source *s, struct wbuf *meta, struct err *e)
-{
-	int rc = 0;
-
-	for (unsigned i = 0; i < s->cfg.machine.n_early && !rc; i++) {
-		wbuf_reset(meta);
-		mig_source_put_section(meta, &s->cfg.machine.early[i]);
-		rc = wire_send(&s->writer, s->chan, WIRE_SECTION, meta, e);
-	}
-	return rc;
-}
-
-static int agree(struct mig_source *s, struct err *e)
-{
-	struct wire_hello *h = calloc(1, sizeof(*h));
-	struct wbuf meta;
-	int rc;
-
-	if (!h)
-		return err_set(e, ENOMEM, "out of memory");
-	fill_hello(s, h);
-	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
-	wire_put_hello(&meta, h);
-	free(h);
-	rc = wire_send(&s->writer, s->chan, WIRE_HELLO, &meta, e);
-	if (!rc)
-		rc = send_early(s, &meta, e);
-	wbuf_free(&meta);
-	if (!rc)
-		rc = mig_source_expect(s, WIRE_WELCOME, e);
-	/* Not the time of this exchange: the destination may have been busy with another source. */
-	mig_costs_init(&s->costs, s->cfg.machine.n_cpus, mig_chan_rtt_ns(s->chan));
-	if (!rc && get_u16(&s->reader.meta) != WIRE_VERSION)
-		rc = err_set(e, EPROTO, "the destination chose a version that was not offered");
-	if (!rc && (get_u64(&s->reader.meta) || !rbuf_done(&s->reader.meta)))
-		rc = err_set(e, EPROTO, "the destination wants features that were not offered");
-	return rc;
-}
-
-static int connect_to_peer(struct mig_source *s, struct err *e)
-{
-	struct mig_chan *chan;
-	int fd, rc = mig_uri_connect(&s->uri, &s->stop, CONNECT_TIMEOUT_NS, &fd, e);
-
-	if (!rc)
-		rc = mig_chan_open(&chan, fd, s->peer, HELLO_TIMEOUT_NS, e);
-	if (rc)
-		return rc;
-	pthread_mutex_lock(&s->lock);
-	s->chan = chan;
-	pthread_mutex_unlock(&s->lock);
-	/* A cancel that came before the channel was known. */
-	return mig_stop_is_set(&s->stop) ? err_set(e, ECANCELED, "cancelled") : 0;
 }
 
 /* ---- the life of a migration ---- */
@@ -303,10 +106,13 @@ static int connect_to_peer(struct mig_source *s, struct err *e)
 static int prepare(struct mig_source *s, struct err *e)
 {
 	uint64_t pages[MEM_MAX_BLOCKS];
-	int rc = connect_to_peer(s, e);
+	unsigned n_channels = 1;
+	int rc = mig_source_connect(s, e);
 
 	if (!rc)
-		rc = agree(s, e);
+		rc = mig_source_agree(s, &n_channels, e);
+	if (!rc)
+		rc = mig_source_start_senders(s, n_channels, e);
 	if (rc)
 		return rc;
 	mig_chan_set_idle_timeout(s->chan, MIG_IDLE_TIMEOUT_NS);
@@ -322,7 +128,6 @@ static int prepare(struct mig_source *s, struct err *e)
 			   s->cfg.n_free_sources);
 	if (rc)
 		return err_set(e, ENOMEM, "out of memory for the record of free pages");
-	mig_pages_init(&s->pages, s->cfg.mem, &s->bitmap, &s->cfg.dirty);
 	s->logging = true;
 	rc = s->cfg.dirty.start(s->cfg.dirty.ctx, e);
 	if (rc) {
@@ -405,7 +210,7 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 	if (rc && !s->committed && mig_stop_is_set(&s->stop))
 		mig_source_state(s, MIG_CANCELLING);
 	if (rc && s->chan && !s->committed)
-		last_words(s, e);
+		mig_source_last_words(s, e);
 	if (rc && !s->committed) {
 		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
 		keep_guest(s, e);
@@ -414,6 +219,7 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 		err_prefix(e, "the guest was handed over, but the destination has not confirmed "
 			      "that it runs it");
 	}
+	mig_source_end_senders(s);
 	mig_free_done(&s->free);
 	if (s->syncing)
 		mig_sync_stop(&s->sync);
@@ -461,9 +267,8 @@ int mig_source_start(struct mig_source **out, const struct mig_source_config *cf
 	s->status.page_bytes = MEM_PAGE_BYTES;
 	s->status.ram_total_bytes = cfg->mem->size_bytes;
 	s->status.remaining_bytes = cfg->mem->size_bytes;
-	mig_chunk_init(&s->chunks[0]);
-	mig_chunk_init(&s->chunks[1]);
 	(void)pthread_mutex_init(&s->lock, NULL);
+	(void)pthread_mutex_init(&s->limit_lock, NULL);
 	if (getrandom(&s->token, sizeof(s->token), 0) != sizeof(s->token))
 		s->token = clock_real_ns() ^ clock_mono_ns() << 20;
 	rc = mig_stop_init(&s->stop);
@@ -474,6 +279,7 @@ int mig_source_start(struct mig_source **out, const struct mig_source_config *cf
 	if (rc) {
 		mig_stop_free(&s->go);
 		mig_stop_free(&s->stop);
+		(void)pthread_mutex_destroy(&s->limit_lock);
 		(void)pthread_mutex_destroy(&s->lock);
 		free(s);
 		return err_sys(e, -rc, "cannot start the migration thread");
@@ -491,6 +297,8 @@ void mig_source_cancel(struct mig_source *s)
 		mig_stop_set(&s->stop);
 		if (s->chan && !s->polite)
 			mig_chan_abort(s->chan);
+		if (s->sharing && !s->polite)
+			mig_senders_abort(&s->senders);
 	}
 	pthread_mutex_unlock(&s->lock);
 }
@@ -543,13 +351,12 @@ void mig_source_free(struct mig_source *s)
 		return;
 	mig_source_cancel(s);
 	(void)pthread_join(s->thread, NULL);
-	mig_chunk_free(&s->chunks[0]);
-	mig_chunk_free(&s->chunks[1]);
 	mig_bitmap_free(&s->bitmap);
 	mig_free_destroy(&s->free);
 	wire_reader_free(&s->reader);
 	mig_stop_free(&s->go);
 	mig_stop_free(&s->stop);
+	(void)pthread_mutex_destroy(&s->limit_lock);
 	(void)pthread_mutex_destroy(&s->lock);
 	free(s);
 }

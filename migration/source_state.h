@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Inside of struct mig_source, for its own files only: source, precopy, rehearsal, switchover. */
+/* Inside of struct mig_source, shared by the files of the source only. */
 #ifndef MIGRATION_SOURCE_STATE_H
 #define MIGRATION_SOURCE_STATE_H
 
@@ -11,6 +11,7 @@
 #include "migration/pages.h"
 #include "migration/predict.h"
 #include "migration/rate.h"
+#include "migration/senders.h"
 #include "migration/stop.h"
 #include "migration/sync.h"
 #include "migration/uri.h"
@@ -33,7 +34,8 @@ struct mig_source {
 	struct mig_params params;
 	bool ended;
 	bool committed;        /* the commit point has passed: a cancel comes too late */
-	struct mig_chan *chan; /* set and cleared by the coordinator */
+	struct mig_chan *chan; /* the first connection; set and cleared by the coordinator */
+	bool sharing;          /* there are senders: a cancel breaks their connections too */
 	/*
 	 * The destination has everything: a cancel must not cut the line, or it would never learn
 	 * that the guest stays here. The coordinator sees the stop by itself and says so.
@@ -42,21 +44,23 @@ struct mig_source {
 	/* the coordinator's own */
 	struct mig_bitmap bitmap;
 	struct mig_sync sync;
-	struct mig_pages pages;
+	struct mig_senders senders;
 	struct mig_free_pages free;
-	struct mig_chunk chunks[2];
-	unsigned next_chunk;
 	struct mig_rate rate;
-	struct mig_limit limit;
 	struct wire_writer writer;
 	struct wire_reader reader;
 	struct mig_beat beat;
-	uint64_t token;
+	uint64_t marks, passed; /* sent on the first connection; of them, those that came back */
+	uint64_t marks_others;  /* sent on the others */
+	bool round_open;        /* several connections, and pages since the last mark */
+	uint64_t until_ns;      /* the last pages must be out by then; 0 = no matter */
+	uint64_t token, session;
 	struct mig_costs costs;
 	uint64_t synced_ns;    /* when the last sync was done */
 	uint64_t rehearsed_ns; /* when the last rehearsal was; 0 = none */
 	bool rehearsal_stale;  /* a switchover was called off since */
 	uint64_t sent_normal, sent_zero, sent_free;
+	double shrink;         /* bytes on the wire for a page's byte, as of the last pass; 0 = 1 */
 	bool logging, syncing; /* dirty source started, sync worker runs */
 	bool paused, was_running;
 	/* the switchover under way */
@@ -72,6 +76,12 @@ struct mig_source {
 	uint32_t n_ends;        /* ENDs sent */
 	uint32_t loaded_number; /* what the last READY said: to which END ... */
 	uint64_t loaded_ns;     /* ... and how long loading took */
+	/* the senders' too */
+	atomic_bool called_off;
+	unsigned at_work;      /* senders that share this pass; constant while they do */
+	uint64_t window_pages; /* what all together should have protected at a time; atomic */
+	pthread_mutex_t limit_lock;
+	struct mig_limit limit; /* under limit_lock */
 };
 
 /* No error, hence positive: the switchover would not have fitted the downtime limit. */
@@ -84,12 +94,26 @@ void mig_source_state(struct mig_source *s, enum mig_state state);
 struct mig_params mig_source_params(struct mig_source *s);
 /* Bring the figures in the status up to date. */
 void mig_source_figures(struct mig_source *s);
-/* If the destination has said something out of turn, it is why it gave up: an error. */
-int mig_source_heed(struct mig_source *s, struct err *e);
 /* The destination may have everything (or has nothing again): how a cancel has to go about it. */
 void mig_source_polite(struct mig_source *s, bool polite);
+
+/* ---- source_peer.c ---- */
+
+/* Connect; s->chan is the first connection. */
+int mig_source_connect(struct mig_source *s, struct err *e);
+/* Hello and welcome: how many connections the destination grants. */
+int mig_source_agree(struct mig_source *s, unsigned *n_channels, struct err *e);
+/* The senders, their connections, and the destination's word that all are there. */
+int mig_source_start_senders(struct mig_source *s, unsigned n, struct err *e);
+void mig_source_end_senders(struct mig_source *s);
+/* The connection broke: did the destination say why before? Replaces the plain error. */
+void mig_source_last_words(struct mig_source *s, struct err *e);
+/* Take in what the destination has said meanwhile. That it gave up is an error. */
+int mig_source_heed(struct mig_source *s, struct err *e);
 /* Receive something while a READY is owed: s->readies_owed tells whether it was one. */
 int mig_source_take_ready(struct mig_source *s, struct err *e);
+/* Wait until the destination has all that lies before the last mark. */
+int mig_source_settle(struct mig_source *s, struct err *e);
 /* A frame that must be of this type; FAIL becomes the destination's error. */
 int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);
 

@@ -2,7 +2,7 @@
 /*
  * A flag that also wakes sleepers: how a cancel reaches a thread wherever it waits.
  *
- * Threads: set from any thread; waited on by one. A stop stays set until it is cleared.
+ * Threads: set from any thread; waited on by any number. A stop stays set until it is cleared.
  */
 #ifndef MIGRATION_STOP_H
 #define MIGRATION_STOP_H

@@ -14,7 +14,7 @@
 #include "base/clock.h"
 #include "migration/lookup.h"
 
-#define LISTEN_BACKLOG    4
+#define LISTEN_BACKLOG    32 /* the connections of one migration come all at once */
 #define LISTEN_LOOKUP_NS  (5 * NS_PER_SEC)
 #define PEER_DEAD_MS      5000u /* unacknowledged data for so long: the peer is gone */
 #define KEEPALIVE_IDLE_S  2

@@ -13,7 +13,7 @@ static const char *const type_names[WIRE_TYPES] = {
 	[WIRE_READY] = "ready",       [WIRE_COMMIT] = "commit",       [WIRE_RUNNING] = "running",
 	[WIRE_FAIL] = "fail",         [WIRE_ABORT] = "abort",         [WIRE_PASSED] = "passed",
 	[WIRE_REHEARSE] = "rehearse", [WIRE_REHEARSED] = "rehearsed", [WIRE_AGAIN] = "again",
-	[WIRE_ALIVE] = "alive",
+	[WIRE_ALIVE] = "alive",       [WIRE_CHANNEL] = "channel",
 };
 
 #define NO_NUMBER 0xffffffffu

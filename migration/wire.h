@@ -32,6 +32,14 @@
 #define WIRE_NAME_BYTES   65
 #define WIRE_MAX_SECTIONS 1024
 #define WIRE_MAX_EARLY    16
+#define WIRE_CHANNELS_MAX 16
+
+/* HELLO's features: what the source will use. D refuses one that it does not know. */
+#define WIRE_FEATURE_CHANNELS 1u /* more than one connection */
+#define WIRE_FEATURE_ZSTD     2u /* PAGES may be compressed */
+#define WIRE_FEATURES         (WIRE_FEATURE_CHANNELS | WIRE_FEATURE_ZSTD)
+
+#define WIRE_PAGES_ZSTD 0x80u /* in the block's byte: the data are one zstd frame */
 
 enum wire_type {
 	WIRE_HELLO = 1, /* S>D what will be moved */
@@ -50,6 +58,7 @@ enum wire_type {
 	WIRE_REHEARSED, /* D>S so long */
 	WIRE_AGAIN,     /* S>D after END: called off, the guest goes on here and more pages come */
 	WIRE_ALIVE,     /* both ways, any time, without a number: still here */
+	WIRE_CHANNEL,   /* S>D first on another connection: which migration's, and which one */
 	WIRE_TYPES
 };
 
@@ -110,7 +119,7 @@ struct wire_section_id {
 
 struct wire_hello {
 	uint16_t version_min, version_max;
-	uint64_t features; /* of version 1: none; an unknown one is refused */
+	uint64_t features; /* WIRE_FEATURE_*; an unknown one is refused */
 	uint32_t page_bytes, n_cpus;
 	uint64_t token_hash; /* wire_token_hash() of the commit token */
 	char guest_name[WIRE_NAME_BYTES];
@@ -118,11 +127,37 @@ struct wire_hello {
 	struct wire_block blocks[MEM_MAX_BLOCKS];
 	uint32_t n_sections;
 	struct wire_section_id sections[WIRE_MAX_SECTIONS];
-	uint32_t n_early; /* sections that follow at once; the others come last of all */
+	uint32_t n_early;   /* sections that follow at once; the others come last of all */
+	uint8_t n_channels; /* wanted; 1 without WIRE_FEATURE_CHANNELS */
 };
 
 void wire_put_hello(struct wbuf *w, const struct wire_hello *h);
 int wire_get_hello(struct rbuf *r, struct wire_hello *h, struct err *e);
+
+struct wire_welcome {
+	uint16_t version;
+	uint64_t features; /* those of HELLO */
+	uint64_t session; /* with WIRE_FEATURE_CHANNELS: proves that a connection is the source's */
+	uint8_t n_channels; /* granted, at most what was wanted; 1 without the feature */
+};
+
+void wire_put_welcome(struct wbuf *w, const struct wire_welcome *m);
+/* Checks it against what was asked for. */
+int wire_get_welcome(struct rbuf *r, const struct wire_hello *asked, struct wire_welcome *m,
+		     struct err *e);
+
+/* The whole CHANNEL frame: the first bytes of another connection. */
+#define WIRE_CHANNEL_BYTES (WIRE_HEADER_BYTES + 9)
+
+struct wire_channel {
+	uint64_t session;
+	uint8_t index; /* 1 and up; the first connection is number 0 */
+};
+
+void wire_put_channel(struct wbuf *w, const struct wire_channel *m);
+/* From the frame's bytes; r is the connection's reader, which goes on behind them. */
+int wire_parse_channel(struct wire_reader *r, const uint8_t frame[WIRE_CHANNEL_BYTES],
+		       struct wire_channel *m, struct err *e);
 
 struct wire_run {
 	uint64_t first_page; /* of the block */
@@ -132,6 +167,7 @@ struct wire_run {
 
 struct wire_pages {
 	uint8_t block;
+	bool zstd;               /* the data are compressed */
 	uint32_t n_runs, n_sums; /* sums: one per page with bytes, in order */
 	struct wire_run runs[WIRE_CHUNK_RUNS];
 	uint32_t sums[WIRE_CHUNK_PAGES];
@@ -150,6 +186,7 @@ struct wire_end {
 	uint32_t n_sections;
 	uint8_t was_running;
 	uint32_t number; /* of this END, from 1: READY says which one it answers */
+	uint64_t marks;  /* on each connection but the first, up to here; 0 if there are none */
 };
 
 void wire_put_end(struct wbuf *w, const struct wire_end *m);

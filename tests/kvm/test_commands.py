@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from support_system import FERRY, SMALL, SystemTest, ferrylab, guest, main
 
 SLOW = ("--max-bandwidth", "1M")
-DEFAULTS = {"max-bandwidth": 0, "downtime-limit": 300}
+DEFAULTS = {"max-bandwidth": 0, "downtime-limit": 300, "multifd-channels": 2,
+            "multifd-compression": "none", "direct-io": False, "x-ferry-on-demand": False}
 
 
 class MigrateTest(SystemTest):
@@ -39,12 +40,12 @@ class MigrateTest(SystemTest):
         destination, uri = self.wait_at()
         process = self.begin_command(source, uri, "--downtime-limit", "77")
         self.assertEqual(self.parameters(source),
-                         {"max-bandwidth": 1 << 20, "downtime-limit": 77})
+                         {**DEFAULTS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
         # Refused, for one is under way, this changes nothing of that one.
         out = self.ferry("migrate", source.control_path, uri, status=1)
         self.assertIn("under way", out)
         self.assertEqual(self.parameters(source),
-                         {"max-bandwidth": 1 << 20, "downtime-limit": 77})
+                         {**DEFAULTS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
         # Without options the next one has the defaults.

@@ -267,19 +267,26 @@ class ProtocolTest(ControlTest):
     def test_migration_settings(self):
         vm = self.start()
         self.assertEqual(vm.qmp.execute("query-migrate-parameters"),
-                         {"max-bandwidth": 0, "downtime-limit": 300})
+                         {"max-bandwidth": 0, "downtime-limit": 300, "multifd-channels": 2,
+                          "multifd-compression": "none", "direct-io": False,
+                          "x-ferry-on-demand": False})
         vm.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40, downtime_limit=2000000)
         for bad in ({"downtime_limit": 0}, {"downtime_limit": 2000001}, {"max_bandwidth": -1},
                     {"max_bandwidth": "1G"}, {"cpu_throttle_initial": 5}):
             name = next(iter(bad)).replace("_", "-")
             self.refused(vm, "migrate-set-parameters", name, **bad)
         self.assertEqual(vm.qmp.execute("query-migrate-parameters"),
-                         {"max-bandwidth": 1 << 40, "downtime-limit": 2000000})
+                         {"max-bandwidth": 1 << 40, "downtime-limit": 2000000,
+                          "multifd-channels": 2, "multifd-compression": "none", "direct-io": False,
+                          "x-ferry-on-demand": False})
         self.refused(vm, "migrate-set-capabilities", "not supported",
-                     capabilities=[{"capability": "multifd", "state": True}])
+                     capabilities=[{"capability": "xbzrle", "state": True}])
         vm.qmp.execute("migrate-set-capabilities",
-                       capabilities=[{"capability": "events", "state": True}])
+                       capabilities=[{"capability": "events", "state": True},
+                                     {"capability": "multifd", "state": True}])
         self.assertIn({"capability": "events", "state": True},
+                      vm.qmp.execute("query-migrate-capabilities"))
+        self.assertIn({"capability": "multifd", "state": True},
                       vm.qmp.execute("query-migrate-capabilities"))
 
 

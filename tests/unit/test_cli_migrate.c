@@ -181,9 +181,9 @@ START_TEST(capabilities)
 	ck_assert(caps.events);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"xbzrle\", \"state\": false}]"), 0);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"events\", \"state\": false}, "
-					 "{\"capability\": \"multifd\", \"state\": true}]"),
+					 "{\"capability\": \"xbzrle\", \"state\": true}]"),
 			 -ENOTSUP);
-	ck_assert_ptr_nonnull(strstr(err.msg, "'multifd' is not supported"));
+	ck_assert_ptr_nonnull(strstr(err.msg, "'xbzrle' is not supported"));
 	ck_assert(caps.events);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"magic\", \"state\": false}]"),
 			 -EINVAL);
@@ -193,8 +193,10 @@ START_TEST(capabilities)
 	ck_assert_int_eq(set_caps(&caps, "[[]]"), -EINVAL);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"mapped-ram\", \"state\": true}]"), 0);
 	ck_assert(caps.events && caps.mapped_ram && !caps.pause_before_switchover);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"multifd\", \"state\": true}]"), 0);
+	ck_assert(caps.multifd);
 	o = migrate_caps_json(&caps);
-	ck_assert_uint_eq(json_array_size(o), 3);
+	ck_assert_uint_eq(json_array_size(o), 4);
 	ck_assert(json_is_true(json_object_get(json_array_get(o, 0), "state")));
 	json_decref(o);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"pause-before-switchover\", "

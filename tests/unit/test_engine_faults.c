@@ -181,7 +181,7 @@ START_TEST(source_meets_odd_frames)
 	meet_frame(WIRE_HELLO, "", 0, "sent a hello message out of turn");
 	meet_frame(WIRE_WELCOME, "\2\0\0\0\0\0\0\0\0\0", 10, "a version that was not offered");
 	meet_frame(WIRE_WELCOME, "\1\0\0\0\1\0\0\0\0\0", 10, "features that were not offered");
-	meet_frame(WIRE_WELCOME, "\1\0\0\0\0\0\0\0\0", 9, "features that were not offered");
+	meet_frame(WIRE_WELCOME, "\1\0\0\0\0\0\0\0\0", 9, "malformed welcome");
 	meet_frame(WIRE_FAIL, "no\nroom\x80", 8, "the destination gave up: no?room?");
 	meet_frame(WIRE_FAIL, "", 0, "the destination gave up: ");
 	meet_frame(999, "", 0, "a message (type 999) that this version does not know");

@@ -94,7 +94,7 @@ START_TEST(hellos)
 	len = r.frames[0].f.meta_bytes;
 	bent_hello(0, "\0\0\0\0", 4, 0, "speaks versions 0 to 0");
 	bent_hello(0, "\2\0\7\0", 4, 0, "speaks versions 2 to 7");
-	bent_hello(4, "\1\0\0\0\0\0\0\x80", 8, 0, "needs features (0x8000000000000001)");
+	bent_hello(4, "\1\0\0\0\0\0\0\x80", 8, 0, "needs features (0x8000000000000000)");
 	bent_hello(12, "\0\x40\0\0", 4, 0, "pages of 16384 bytes");
 	bent_hello(16, "\xff\xff\xff\xff", 4, 0, "4294967295 vCPUs");
 	bent_hello(name, "\xff", 1, 0, "malformed hello");
@@ -149,10 +149,18 @@ START_TEST(out_of_order)
 	wire_put_text(&s.meta, "no \x1b[31mmore\n");
 	stream_frame(&s, WIRE_ABORT, 0);
 	stream_refused(&s, "the source gave up: no ?[31mmore?");
-	/* A pass mark with an absurd rest is for the display only, and bounded there. */
+	/* Marks count up from 1. */
 	s = after_hello();
 	put_u64(&s.meta, ~0ull);
 	stream_frame(&s, WIRE_PASS, 0);
+	stream_refused(&s, "pass 18446744073709551615 ends where 1 should");
+	s = after_hello();
+	put_u64(&s.meta, 1);
+	stream_frame(&s, WIRE_PASS, 0);
+	put_u64(&s.meta, 1);
+	stream_frame(&s, WIRE_PASS, 0);
+	stream_refused(&s, "pass 1 ends where 2 should");
+	s = after_hello();
 	put_u8(&s.meta, 1);
 	stream_frame(&s, WIRE_PASS, 0);
 	stream_refused(&s, "malformed pass message");

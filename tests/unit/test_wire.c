@@ -206,7 +206,10 @@ static void any_hello(struct wire_hello *h)
 	memset(h, 0, sizeof(*h));
 	h->version_min = 1;
 	h->version_max = (uint16_t)(1 + any() % 5);
-	h->features = any();
+	h->features = any() & WIRE_FEATURES;
+	h->n_channels = 1;
+	if (h->features & WIRE_FEATURE_CHANNELS)
+		h->n_channels = (uint8_t)(2 + any() % (WIRE_CHANNELS_MAX - 1));
 	h->page_bytes = (uint32_t)any();
 	h->n_cpus = (uint32_t)any();
 	h->token_hash = any();
@@ -229,6 +232,7 @@ static void same_hello(const struct wire_hello *a, const struct wire_hello *b)
 {
 	ck_assert_uint_eq(a->version_max, b->version_max);
 	ck_assert_uint_eq(a->features, b->features);
+	ck_assert_uint_eq(a->n_channels, b->n_channels);
 	ck_assert_uint_eq(a->page_bytes, b->page_bytes);
 	ck_assert_uint_eq(a->n_cpus, b->n_cpus);
 	ck_assert_uint_eq(a->token_hash, b->token_hash);
@@ -366,15 +370,15 @@ END_TEST
 
 START_TEST(small_messages)
 {
-	struct wire_end end = {1ull << 60, 7, 9, 1, 3}, back;
+	struct wire_end end = {1ull << 60, 7, 9, 1, 3, 11}, back;
 	char text[WIRE_TEXT_MAX + 1], lengthy[1000];
 	struct wbuf w = new_meta();
 	struct rbuf r;
 	uint64_t v;
 
 	wire_put_end(&w, &end);
-	ck_assert_uint_eq(w.len, 25);
-	r = reader_of(&w, 25);
+	ck_assert_uint_eq(w.len, 33);
+	r = reader_of(&w, 33);
 	ck_assert_int_eq(wire_get_end(&r, &back, NULL), 0);
 	ck_assert_uint_eq(back.normal_pages, end.normal_pages);
 	ck_assert_uint_eq(back.zero_pages, 7);

@@ -23,8 +23,8 @@
 #define LINE_BYTES     256
 
 struct migrate_options {
-	bool json, hold;
-	uint64_t limit_ms, bandwidth;
+	bool json, hold, compress;
+	uint64_t limit_ms, bandwidth, channels;
 	json_t *free_pages; /* NULL: none */
 };
 
@@ -55,6 +55,13 @@ static int set_hold(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_compress(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct migrate_options *)out)->compress = true;
+	return 0;
+}
+
 static int set_limit(void *out, const char *value, struct err *e)
 {
 	struct migrate_options *o = out;
@@ -72,6 +79,15 @@ static int set_bandwidth(void *out, const char *value, struct err *e)
 	if (size_parse(value, &o->bandwidth) || o->bandwidth > INT64_MAX)
 		return err_set(e, EINVAL,
 			       "expected bytes a second with K, M or G, like 100M; 0: no limit");
+	return 0;
+}
+
+static int set_channels(void *out, const char *value, struct err *e)
+{
+	struct migrate_options *o = out;
+
+	if (number_parse(value, MIG_CHANNELS_MAX, &o->channels) || !o->channels)
+		return err_set(e, EINVAL, "expected a number from 1 to %d", MIG_CHANNELS_MAX);
 	return 0;
 }
 
@@ -103,6 +119,8 @@ static const struct opt migrate_table[] = {
 	{"downtime-limit", "MS", "the guest may stand still for so long (default 300)", set_limit},
 	{"max-bandwidth", "SIZE", "bytes a second, with K, M or G (default: no limit)",
 	 set_bandwidth},
+	{"channels", "N", "connections, 1 to 16 (default 1)", set_channels},
+	{"compress", NULL, "compress memory by zstd while that makes it shorter", set_compress},
 	{"free-pages", "GPA+LEN,...", "what the guest does not need of its RAM: not sent",
 	 set_free_pages},
 	{"pause-before-switchover", NULL, "wait, the guest paused, for 'ferry continue GUEST'",
@@ -310,9 +328,11 @@ static int wait_a_little(struct follow *f, struct err *e)
 /* With the defaults as well: options of an earlier migration shall not stay in force. */
 static json_t *migrate_args(const struct follow *f)
 {
-	return json_pack("{s:s,s:I,s:I,s:b,s:O*}", "uri", f->uri, "downtime-limit",
+	return json_pack("{s:s,s:I,s:I,s:I,s:s,s:b,s:O*}", "uri", f->uri, "downtime-limit",
 			 (json_int_t)f->opts->limit_ms, "max-bandwidth",
-			 (json_int_t)f->opts->bandwidth, "pause-before-switchover",
+			 (json_int_t)f->opts->bandwidth, "multifd-channels",
+			 (json_int_t)f->opts->channels, "multifd-compression",
+			 f->opts->compress ? "zstd" : "none", "pause-before-switchover",
 			 (int)f->opts->hold, "x-ferry-free-pages", f->opts->free_pages);
 }
 
@@ -380,6 +400,7 @@ static int migrate(struct follow *f, struct err *e)
 int cli_migrate(int argc, char *const *argv)
 {
 	struct migrate_options o = {.limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+				    .channels = 1,
 				    .bandwidth = MIG_BANDWIDTH_UNLIMITED};
 	struct opts_args args;
 	struct err e = ERR_INIT;

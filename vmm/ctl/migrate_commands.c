@@ -22,6 +22,23 @@ static int save_to_file(struct session *s, const char *path, struct err *e)
 	return session_save(s, path, &o, e);
 }
 
+/* The argument, which is for this migration alone; else the parameter, if the capability is on. */
+static int count_channels(const struct session *s, const json_t *args, struct mig_params *p,
+			  struct err *e)
+{
+	const json_t *wanted = json_object_get(args, "multifd-channels");
+
+	if (wanted &&
+	    (json_integer_value(wanted) < 1 || json_integer_value(wanted) > MIG_CHANNELS_MAX))
+		return err_set(e, EINVAL, "multifd-channels must be 1 to %d", MIG_CHANNELS_MAX);
+	p->channels = s->caps.multifd ? s->file_params.n_threads : 1;
+	if (wanted)
+		p->channels = (unsigned)json_integer_value(wanted);
+	if (p->channels > MIG_CHANNELS_MAX)
+		p->channels = MIG_CHANNELS_MAX;
+	return 0;
+}
+
 int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
@@ -36,6 +53,8 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 		return save_to_file(s, path, e);
 	params.pause_before_switchover =
 		hold ? json_is_true(hold) : s->caps.pause_before_switchover;
+	if (!rc)
+		rc = count_channels(s, args, &params, e);
 	if (!rc)
 		rc = migrate_free_ranges(&free, machine_mem(s->machine),
 					 json_object_get(args, "x-ferry-free-pages"), e);

@@ -43,6 +43,16 @@ static uint64_t to_ms(uint64_t ns)
 	return ns / NS_PER_MS + (ns % NS_PER_MS != 0);
 }
 
+/* What went over other connections than the first, which is what the name says elsewhere. */
+static uint64_t multifd_bytes(const struct mig_status *s)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned i = 1; i < s->n_channels; i++)
+		bytes += s->channel_bytes[i];
+	return bytes;
+}
+
 static json_t *ram_json(const struct mig_status *s)
 {
 	struct object o = {.o = json_object()};
@@ -58,7 +68,7 @@ static json_t *ram_json(const struct mig_status *s)
 	add(&o, "mbps", json_real((double)s->bytes_per_s * 8 / 1e6));
 	add_uint(&o, "dirty-sync-count", s->syncs);
 	add_uint(&o, "page-size", s->page_bytes);
-	add_uint(&o, "multifd-bytes", 0);
+	add_uint(&o, "multifd-bytes", multifd_bytes(s));
 	add_uint(&o, "pages-per-second", s->page_bytes ? s->bytes_per_s / s->page_bytes : 0);
 	add_uint(&o, "precopy-bytes", s->precopy_bytes);
 	add_uint(&o, "downtime-bytes", s->downtime_bytes);
@@ -95,8 +105,25 @@ static void add_downtime(struct object *o, const struct mig_status *s)
 	}
 }
 
+/* The bytes of each connection. */
+static json_t *channels_json(const struct mig_status *s)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < s->n_channels; i++) {
+		if (json_array_append_new(list, qmp_uint(s->channel_bytes[i]))) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
 static void add_own(struct object *o, const struct mig_status *s)
 {
+	add(o, "x-ferry-channels", channels_json(s));
+	add_uint(o, "x-ferry-compressed-from-bytes", s->compressed_from_bytes);
+	add_uint(o, "x-ferry-compressed-to-bytes", s->compressed_to_bytes);
 	add_uint(o, "x-ferry-total-ns", s->total_ns);
 	add_uint(o, "x-ferry-setup-ns", s->setup_ns);
 	add_uint(o, "x-ferry-downtime-ns", s->downtime_ns);
@@ -149,6 +176,7 @@ json_t *migrate_params_json(const struct mig_params *p)
 
 	add_uint(&o, "max-bandwidth", p->max_bandwidth_bytes_s);
 	add_uint(&o, "downtime-limit", p->downtime_limit_ms);
+	add(&o, "multifd-compression", json_string(p->compress ? "zstd" : "none"));
 	return finish(&o);
 }
 
@@ -156,6 +184,7 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 {
 	const json_t *bandwidth = json_object_get(args, "max-bandwidth");
 	const json_t *limit = json_object_get(args, "downtime-limit");
+	const char *compression = json_string_value(json_object_get(args, "multifd-compression"));
 	struct mig_params new = *p;
 
 	if (bandwidth) {
@@ -171,6 +200,11 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 			return err_set(e, EINVAL, "downtime-limit must be 1 to %d milliseconds",
 				       MIG_DOWNTIME_LIMIT_MS_MAX);
 		new.downtime_limit_ms = (uint64_t)json_integer_value(limit);
+	}
+	if (compression) {
+		new.compress = !strcmp(compression, "zstd");
+		if (!new.compress && strcmp(compression, "none") != 0)
+			return err_set(e, EINVAL, "multifd-compression must be none or zstd");
 	}
 	*p = new;
 	return 0;
@@ -190,7 +224,6 @@ static const char *const absent_caps[] = {
 	"release-ram",
 	"block",
 	"return-path",
-	"multifd",
 	"dirty-bitmaps",
 	"postcopy-blocktime",
 	"late-block-activate",
@@ -219,6 +252,7 @@ static const struct {
 	{"events", offsetof(struct migrate_caps, events)},
 	{"mapped-ram", offsetof(struct migrate_caps, mapped_ram)},
 	{"pause-before-switchover", offsetof(struct migrate_caps, pause_before_switchover)},
+	{"multifd", offsetof(struct migrate_caps, multifd)},
 };
 
 #define N_CAPS (sizeof(caps_table) / sizeof(caps_table[0]))

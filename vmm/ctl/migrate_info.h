@@ -31,6 +31,7 @@ struct migrate_caps {
 	bool events;
 	bool mapped_ram; /* file: addresses need it */
 	bool pause_before_switchover;
+	bool multifd; /* multifd-channels counts for connections too */
 };
 
 /*

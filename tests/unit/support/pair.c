@@ -53,7 +53,8 @@ static void check_figures(const struct pair *p, const struct mig_status *st)
 	ck_assert_uint_eq(st->page_bytes, MEM_PAGE_BYTES);
 	ck_assert_uint_eq(st->ram_total_bytes, pages * MEM_PAGE_BYTES);
 	ck_assert_uint_ge(st->normal_pages + st->zero_pages, pages);
-	ck_assert_uint_gt(st->transferred_bytes, st->normal_pages * MEM_PAGE_BYTES);
+	ck_assert_uint_gt(st->transferred_bytes + st->compressed_from_bytes,
+			  st->normal_pages * MEM_PAGE_BYTES + st->compressed_to_bytes);
 	ck_assert_uint_eq(st->precopy_bytes + st->downtime_bytes, st->transferred_bytes);
 	ck_assert_uint_eq(st->remaining_bytes, 0);
 	ck_assert_uint_ge(st->passes, 1);

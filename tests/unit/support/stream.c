@@ -8,6 +8,7 @@ void stream_begin(struct stream *s, struct replay *r)
 {
 	s->r = r;
 	s->seq = 0;
+	s->marks = 0;
 	wbuf_init(&s->out, ORDER_LITTLE, 8u << 20);
 	wbuf_init(&s->meta, ORDER_LITTLE, 2u << 20);
 }
@@ -86,6 +87,7 @@ void stream_end(struct stream *s, uint64_t normal, uint64_t zero, uint32_t n, ui
 	put_u32(&s->meta, n);
 	put_u8(&s->meta, running);
 	put_u32(&s->meta, 1);
+	put_u64(&s->meta, s->marks);
 	stream_frame(s, WIRE_END, 0);
 }
 

@@ -17,6 +17,7 @@ struct stream {
 	struct replay *r;
 	struct wbuf out, meta;
 	uint32_t seq;
+	uint64_t marks; /* on other connections, for stream_end() */
 };
 
 void stream_begin(struct stream *s, struct replay *r);

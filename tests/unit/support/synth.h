@@ -132,9 +132,12 @@ struct synth {
 	_Atomic uint64_t writes, host_writes;
 	/* the engine's side */
 	struct watch watch;
-	const struct mig_free_source *free_sources; /* for synth_send() */
+	/* for synth_send() */
+	const struct mig_free_source *free_sources;
 	unsigned n_free_sources;
-	bool hold; /* the same: pause before the switchover */
+	bool hold;         /* the same: pause before the switchover */
+	unsigned channels; /* 0: one */
+	bool compress;
 	struct mig_source *source;
 	struct mig_dest *dest;
 };

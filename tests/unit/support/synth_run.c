@@ -226,7 +226,9 @@ void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t
 					.n_free_sources = src->n_free_sources,
 					.params = {.max_bandwidth_bytes_s = bandwidth,
 						   .downtime_limit_ms = limit_ms,
-						   .pause_before_switchover = src->hold},
+						   .pause_before_switchover = src->hold,
+						   .compress = src->compress,
+						   .channels = src->channels},
 					.on_event = watch_event,
 					.event_ctx = &src->watch};
 	struct err e = ERR_INIT;
