@@ -16,7 +16,7 @@ PORT = 4444  # in namespaces, which are new: every port is free
 class Link(Namespaces):
     """Two namespaces and a veth pair; `rate` limits each direction, None does not."""
 
-    device, where = "veth0", "a veth pair between two network namespaces"
+    device = "veth0"
 
     def __init__(self, rate):
         super().__init__(f"{NAME}-{os.getpid()}")
@@ -29,14 +29,14 @@ class Link(Namespaces):
     def __exit__(self, *_):
         self.down()
 
-    def uri(self):
+    def uri(self, _lab):
         return f"tcp:{self.ADDRESSES['B']}:{PORT}"
 
 
 class OwnLoopback(Link):
     """Loopback in a namespace of its own, so that nobody else's bytes are counted."""
 
-    device, where = "lo", "loopback, in a network namespace of its own"
+    device = "lo"
     ADDRESSES = {"A": "127.0.0.1", "B": "127.0.0.1"}
 
     def __init__(self):
@@ -57,7 +57,7 @@ class OwnLoopback(Link):
 class Loopback:
     """This host's loopback, which others use, too: its bytes are not counted."""
 
-    device, where = None, "loopback"
+    device = None
 
     def __enter__(self):
         return self
@@ -68,13 +68,22 @@ class Loopback:
     def prefix(self, _host):
         return []
 
-    def uri(self):
+    def uri(self, _lab):
         return f"tcp:127.0.0.1:{ferrylab.free_port()}"
+
+
+class File(Loopback):
+    """No link: the guest is saved to a file, and brought back from it."""
+
+    def uri(self, lab):
+        return f"file:{lab.path('guest')}"
 
 
 def make(link):
     """What the key `link` asks for; to be used in a `with`."""
     root = os.geteuid() == 0
+    if link == "file":
+        return File()
     if link == "loopback":
         return OwnLoopback() if root else Loopback()
     # tbf counts in its own words for units, which these are.
@@ -83,7 +92,7 @@ def make(link):
 
 def problem(link):
     """Why such a link cannot be made here, or None."""
-    if link == "loopback" or os.geteuid() == 0:
+    if link in ("loopback", "file") or os.geteuid() == 0:
         return None
     return "network namespaces need root: call ferry bench as root, or use link = \"loopback\""
 

@@ -160,14 +160,18 @@ def rates(a, b):
 
 
 def blackouts(side):
-    """(longest gap in ms, histogram by powers of two of us), over all vCPUs."""
+    """
+    (longest gap in ms, histogram by powers of two of us, longest time in ms that one spent in its own
+    serial I/O, which is in no gap), over all vCPUs.
+    """
     side.serial.send("b")
     lines = side.serial.collect(r"^writer: blackout end", 60)[0]
     cpus = [fields(line) for line in lines if " max_us=" in line]
     if not cpus:
         raise LabError("the guest says nothing about its blackouts")
     histograms = [[int(n) for n in cpu["hist"].split(",")] for cpu in cpus]
-    return max(int(cpu["max_us"]) for cpu in cpus) / 1e3, [sum(n) for n in zip(*histograms)]
+    return (max(int(cpu["max_us"]) for cpu in cpus) / 1e3, [sum(n) for n in zip(*histograms)],
+            max(int(cpu["io_us"]) for cpu in cpus) / 1e3)
 
 
 def reset_blackouts(side):

@@ -338,9 +338,9 @@ def all_runs(page):
                      esc(f"{r.part} {r.label}".strip()), esc(r.vmm),
                      f'<span class="o-{esc(r.outcome.replace(" ", "-"))}">'
                      f"{MARKS.get(r.outcome, '?')} {esc(r.outcome)}</span>",
-                     esc(r.reason), checks,
+                     esc("; ".join([*filter(None, [r.reason]), *r.notes])), checks,
                      *(number(r.figures.get(k)) for k in RUN_FIGURES)])
-    head = ["#", "kind", "round", "cell", "VMM", "outcome", "why", "checks true",
+    head = ["#", "kind", "round", "cell", "VMM", "outcome", "why, notes", "checks true",
             *(heading_of(measure.BY_KEY[k]) for k in RUN_FIGURES)]
     page.add("<section><h2>All runs</h2><p>In the order in which they ran, warm-up and control "
              "included. Checks: the guest's pages, bytes sent and received, passes and totals; a "

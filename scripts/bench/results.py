@@ -31,6 +31,7 @@ class Result:
     histogram: list = field(default_factory=list)
     threads: dict = field(default_factory=dict)  # CPU seconds by thread: ferry's traces
     phases: dict = field(default_factory=dict)   # ns: {"downtime", "predicted"}, by side and phase
+    notes: list = field(default_factory=list)    # what to know of it, for people
     checks: list = field(default_factory=list)   # {"name", "ok", "text"}
 
     @classmethod

@@ -36,13 +36,13 @@ def size_bytes(value):
 
 def link_bits(value):
     """Bits a second of a link; None if nothing limits it."""
-    if value in ("loopback", "unlimited"):
+    if value in ("loopback", "unlimited", "file"):
         return None
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([kmg])bit", value) if isinstance(value, str) else None
     bits = float(match[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[match[2]] if match else 0
     if bits < 1e6:
-        raise ValueError('a link is "loopback", "unlimited" (a veth pair) or a rate from 1mbit up, '
-                         'like "400mbit"')
+        raise ValueError('a link is "loopback", "unlimited" (a veth pair), "file" or a rate from '
+                         '1mbit up, like "400mbit"')
     return bits
 
 
@@ -215,6 +215,10 @@ def impossible(settings):
     if dirty_rate(settings["dirty"])[0] == "x" and link_bits(settings["link"]) is None:
         return "dirty", (f"{settings['dirty']} is a multiple of the link, and \"{settings['link']}\" "
                          "has no rate: say pages a second")
+    for key, why in (("throttle", "a guest that is saved to a file is not slowed down"),
+                     ("compression", "a file in which each page has its place is not compressed")):
+        if settings["link"] == "file" and settings[key] != OPTIONS[key][1]:
+            return key, why
     if settings["hints"] == "guest":
         if settings["cpus"] != 1:
             return "hints", "the guest that hints has one vCPU: cpus = 1"

@@ -73,6 +73,8 @@ class Driver:
     def prepare(self, source, destination, settings):
         """Set what the migration shall be like. LabError if the VMM does not take it."""
         both = (source, destination)
+        if settings["link"] == "file":
+            self._capability(both, "mapped-ram")
         if settings["channels"] > 1 or settings["compression"] != "none":
             self._multifd(both, settings)
         if settings["throttle"] == "auto":
@@ -124,7 +126,11 @@ class FerryDriver(Driver):
         return command + ["--incoming", "defer"]
 
     def _multifd(self, sides, settings):
-        super()._multifd(sides[:1], settings)  # the destination is told by the source
+        source = sides[:1]  # the destination is told by the source
+        if settings["link"] == "file":
+            source[0].qmp.execute("migrate-set-parameters", multifd_channels=settings["channels"])
+        else:
+            super()._multifd(source, settings)
 
 
 class QemuDriver(Driver):
@@ -191,9 +197,14 @@ class Features:
         who = self.version or self.kind
         if self.problem:
             return self.problem
-        if settings["channels"] > 1 and "multifd-channels" not in self.parameters:
+        if settings["link"] == "file" and "mapped-ram" not in self.capabilities:
+            return f"{who} saves no guest to a file with a place for each page (mapped-ram)"
+        # A file is written by threads, which ferry calls channels without calling that multifd.
+        several = self.kind == "ferry" and settings["link"] == "file" or "multifd" in self.capabilities
+        if settings["channels"] > 1 and not (several and "multifd-channels" in self.parameters):
             return f"{who} has one channel"
-        if settings["compression"] != "none" and "multifd-compression" not in self.parameters:
+        if settings["compression"] != "none" and \
+                "multifd-compression" not in self.parameters:
             return f"{who} does not compress"
         if settings["throttle"] == "auto" and "auto-converge" not in self.capabilities:
             return f"{who} does not slow its guests down"

@@ -54,6 +54,7 @@ def a_report(mangle=None):
         r.check("all well", True, "yes")
         if run.cell.number == 2:
             r.outcome, r.reason = results.CANCELLED, "not done after 6 s"
+            r.notes = ["a note"]
         if (run.kind, run.cell.number, run.vmm, run.round) == ("measured", 1, "qemu", 2):
             r.outcome, r.reason = results.FAILED, 'said "<\x1b[1m>" & ended'
             r.figures, r.series, r.histogram, r.work = {}, [], [], []
@@ -233,7 +234,7 @@ class ReportTest(unittest.TestCase):
         words = " ".join(root.itertext())
         self.assertIn('Title <&> "quoted"', words)
         self.assertIn('said "<?[1m>" & ended', words)
-        self.assertIn("not done after 6 s", words)
+        self.assertIn("not done after 6 s; a note", words)
         self.assertIn("mig-dest", words)
         self.assertIn("predicted, ms", words)
         for where in measure.WHERE:

@@ -92,6 +92,8 @@ link = "1gbit"
         self.wrong(self.one('mem = "64M"\nsize = "60M"'), "^f:5: .* size: .*16 MiB are its own")
         self.wrong(self.one('dirty = "0.5x"'), r'^f:4: .* dirty: .*"loopback" has no rate')
         self.wrong(self.one('hints = "guest"\ncpus = 2'), "^f:4: .* hints: .* one vCPU")
+        self.wrong(self.one('link = "file"\nthrottle = "auto"'), "^f:5: .* throttle: .* saved")
+        self.wrong(self.one('link = "file"\ncompression = "zstd"'), "^f:5: .* compression: ")
         self.wrong(self.one('mem = "16M"'), "16 MiB are its own")
 
     def test_bad_values(self):
@@ -190,6 +192,12 @@ class FeatureTest(unittest.TestCase):
             self.assertTrue(f.missing({**settings, key: value}).startswith("ferry 0 "), key)
         f.parameters = {"multifd-channels", "multifd-compression"}
         f.capabilities, f.help = {"auto-converge"}, "--dirty-ring N\n--balloon"
+        self.assertIn("one channel", f.missing({**settings, "channels": 2}))
+        self.assertIsNone(f.missing({**settings, "channels": 1}))
+        self.assertIn("mapped-ram", f.missing({**settings, "link": "file"}))
+        f.capabilities = {"mapped-ram"}
+        self.assertIsNone(f.missing({**settings, "link": "file", "channels": 2}))
+        f.capabilities, f.help = {"auto-converge", "multifd"}, "--dirty-ring N\n--balloon"
         for key, value in (("channels", 2), ("compression", "zstd"), ("throttle", "auto"),
                            ("dirty_log", "ring"), ("hints", "guest")):
             self.assertIsNone(f.missing({**settings, key: value}), key)
