@@ -182,13 +182,16 @@ static void worker_main(unsigned int cpu)
 static void init_worker(unsigned int cpu)
 {
 	struct worker *w = &workers[cpu];
-	uint64_t pages = config.region.nr_pages, cpus = config.cpus;
-	uint64_t share = config.rate / cpus + (cpu < config.rate % cpus);
+	uint64_t pages = config.region.nr_pages, cpus = config.cpus, writers = config.writers;
+	bool writes = config.writing && cpu >= cpus - writers;
+	uint64_t share = 0;
 
+	if (writes)
+		share = config.rate / writers + (cpus - 1 - cpu < config.rate % writers);
 	*w = (struct worker){.cpu = cpu, .random = cpu};
 	w->first_page = pages * cpu / cpus;
 	w->nr_pages = pages * (cpu + 1) / cpus - w->first_page;
-	w->writing = config.writing && w->nr_pages && (share || !config.rate);
+	w->writing = writes && w->nr_pages && (share || !config.rate);
 	if (share)
 		w->interval_ticks = clock_ticks(1000000) / share;
 }
@@ -207,6 +210,9 @@ static void read_config(void)
 	if (config.hot_percent > 100)
 		die("bad value of hot=");
 
+	config.writers = (unsigned int)cmdline_number("writers", config.cpus);
+	if (!config.writers || config.writers > config.cpus)
+		die("bad value of writers=");
 	cmdline_get("rate", rate, sizeof(rate));
 	config.writing = rate[0] != '-' && !string_equal(rate, "none");
 	if (config.writing)

@@ -24,8 +24,9 @@ enum blackout { BLACKOUT_SPIN, BLACKOUT_OFF };
 /* From the command line; never changes after the start. */
 struct config {
 	unsigned int cpus;
-	bool writing;  /* false: rate=none */
-	uint64_t rate; /* pages a second over all vCPUs; 0: flat out */
+	unsigned int writers; /* how many vCPUs write: the last ones */
+	bool writing;         /* false: rate=none */
+	uint64_t rate;        /* pages a second over all vCPUs; 0: flat out */
 	enum pattern pattern;
 	unsigned int hot_percent;
 	enum fill fill;
