@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "vmm/cpu_slice.h"
 #include "vmm/thread.h"
 
 enum cpu_want { CPU_STOP, CPU_RUN, CPU_QUIT };
@@ -20,11 +21,15 @@ struct cpu {
 	void *ctx;
 	struct thread thread;
 
+	struct slice slice; /* the thread's own */
+
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
 	enum cpu_want want;
 	bool running; /* the thread is in its run loop */
 	pid_t tid;    /* 0 until the thread has begun */
+	unsigned share;
+	uint64_t stall_ns; /* by its share, so far */
 	cpu_call_fn *call;
 	void *call_arg;
 	int call_rc;
@@ -49,15 +54,35 @@ static int install_kick(void)
 	return sigaction(kick_signal(), &sa, NULL) ? -errno : 0;
 }
 
+/* Stay out of the guest for what the share asks for, unless something else is asked. Locked. */
+static void stall(struct cpu *c, uint64_t used_ns)
+{
+	uint64_t ns = slice_stall_ns(c->share, used_ns), begin_ns, end_ns;
+	int rc = 0;
+
+	if (!ns)
+		return;
+	begin_ns = end_ns = clock_mono_ns();
+	while (c->want == CPU_RUN && c->share < SHARE_FULL && !rc) {
+		rc = thread_cond_wait(&c->changed, &c->lock, begin_ns + ns);
+		end_ns = clock_mono_ns();
+	}
+	c->stall_ns += end_ns - begin_ns;
+}
+
 /* After an interruption: go on? */
 static bool still_wanted(struct cpu *c)
 {
+	uint64_t used_ns = slice_end(&c->slice);
 	bool run;
 
 	pthread_mutex_lock(&c->lock);
+	stall(c, used_ns);
 	run = c->want == CPU_RUN;
-	if (run)
+	if (run) {
 		vcpu_set_immediate_exit(c->vcpu, false);
+		slice_begin(&c->slice, c->share);
+	}
 	pthread_mutex_unlock(&c->lock);
 	return run;
 }
@@ -84,8 +109,10 @@ static void do_run(struct cpu *c)
 	c->running = true;
 	pthread_cond_broadcast(&c->changed);
 	vcpu_set_immediate_exit(c->vcpu, false);
+	slice_begin(&c->slice, c->share);
 	pthread_mutex_unlock(&c->lock);
 	run_loop(c);
+	(void)slice_end(&c->slice);
 	pthread_mutex_lock(&c->lock);
 	c->running = false;
 	if (c->want == CPU_RUN)
@@ -116,6 +143,7 @@ static void thread_main(void *arg)
 	(void)sigaddset(&kick, kick_signal());
 	(void)pthread_sigmask(SIG_UNBLOCK, &kick, NULL);
 
+	slice_init(&c->slice, kick_signal());
 	pthread_mutex_lock(&c->lock);
 	c->tid = gettid();
 	pthread_cond_broadcast(&c->changed);
@@ -128,6 +156,7 @@ static void thread_main(void *arg)
 			pthread_cond_wait(&c->changed, &c->lock);
 	}
 	pthread_mutex_unlock(&c->lock);
+	slice_free(&c->slice);
 }
 
 int cpu_create(struct cpu **out, struct vcpu *v, cpu_exit_fn *on_exit, void *ctx, struct err *e)
@@ -141,6 +170,7 @@ int cpu_create(struct cpu **out, struct vcpu *v, cpu_exit_fn *on_exit, void *ctx
 	c->vcpu = v;
 	c->on_exit = on_exit;
 	c->ctx = ctx;
+	c->share = SHARE_FULL;
 	(void)pthread_mutex_init(&c->lock, NULL);
 	thread_cond_init(&c->changed);
 	(void)snprintf(name, sizeof(name), "vcpu%u", v->index);
@@ -183,6 +213,30 @@ void cpu_request_run(struct cpu *c)
 void cpu_request_stop(struct cpu *c)
 {
 	request(c, CPU_STOP);
+}
+
+void cpu_set_share(struct cpu *c, unsigned share)
+{
+	pthread_mutex_lock(&c->lock);
+	/* A slice that is under way ends by itself; only a vCPU without one must be told. */
+	if (c->share >= SHARE_FULL && share < SHARE_FULL)
+		kick(c);
+	c->share = share;
+	pthread_cond_broadcast(&c->changed);
+	pthread_mutex_unlock(&c->lock);
+}
+
+struct cpu_time cpu_time(struct cpu *c)
+{
+	struct cpu_time t = {.run_ns = 0};
+	clockid_t clock;
+
+	if (!pthread_getcpuclockid(c->thread.id, &clock))
+		t.run_ns = clock_read_ns(clock);
+	pthread_mutex_lock(&c->lock);
+	t.stall_ns = c->stall_ns;
+	pthread_mutex_unlock(&c->lock);
+	return t;
 }
 
 bool cpu_free(struct cpu *c, uint64_t deadline_ns)

@@ -60,6 +60,20 @@ int cpu_wait_stopped(struct cpu *c, uint64_t deadline_ns, struct err *e);
 int cpu_call(struct cpu *c, cpu_call_fn *fn, void *arg, struct err *e);
 int cpu_wait_call(struct cpu *c, uint64_t deadline_ns, struct err *e);
 
+/*
+ * Let it use only so many thousandths (SHARE_MIN to SHARE_FULL) of the processor time that it would
+ * use, in slices of SLICE_NS (vmm/cpu_slice.h), from now on. What is asked of the thread is served
+ * at once all the same.
+ */
+void cpu_set_share(struct cpu *c, unsigned share);
+
+struct cpu_time {
+	uint64_t run_ns;   /* processor time of the thread */
+	uint64_t stall_ns; /* what it was made to wait by its share */
+};
+
+struct cpu_time cpu_time(struct cpu *c);
+
 /* Kernel thread id. */
 pid_t cpu_tid(struct cpu *c);
 
