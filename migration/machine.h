@@ -55,6 +55,33 @@ struct mig_free_source {
 	void (*done)(void *ctx);
 };
 
+/* What one vCPU has done so far; all counts only grow. */
+struct mig_cpu_sample {
+	uint64_t writes;   /* first writes to pages since they were protected, if counted */
+	uint64_t run_ns;   /* processor time that it used */
+	uint64_t stall_ns; /* time that it was made to wait by its share */
+};
+
+/*
+ * Who dirties the pages, and the means to slow it down. Both calls come from any thread, while the
+ * vCPUs run or not, and do not wait.
+ */
+struct mig_cpu_source {
+	void *ctx;
+	unsigned n_cpus; /* at most MIG_CPUS_MAX; 0: nothing is known, and nothing can be slowed */
+	/*
+	 * One sample for each vCPU, and how many pages no vCPU but the host made dirty, ever. What
+	 * neither explains of the dirty pages are writes of vCPUs that were not counted.
+	 */
+	void (*sample)(void *ctx, struct mig_cpu_sample *out, uint64_t *host_pages);
+	/* Let a vCPU use only so many thousandths of the time; MIG_SHARE_FULL: as it likes. */
+	void (*set_share)(void *ctx, unsigned cpu, unsigned share);
+};
+
+#define MIG_CPUS_MAX   64
+#define MIG_SHARE_FULL 1000
+#define MIG_SHARE_MIN  10
+
 /*
  * One piece of state outside RAM: a plain struct that `table` describes. Before it is encoded the
  * machine's collect() has filled *data; after all have been decoded apply() checks and uses them.

@@ -69,15 +69,43 @@ bool mig_phase_is_dest(enum mig_phase p);
 #define MIG_DOWNTIME_LIMIT_MS_MAX     2000000
 #define MIG_BANDWIDTH_UNLIMITED       0
 
-#define MIG_CHANNELS_MAX 16
+#define MIG_CHANNELS_MAX            16
+#define MIG_TRIGGER_PERCENT_DEFAULT 50
+#define MIG_MAX_THROTTLE_DEFAULT    99
+#define MIG_CPU_LIMIT_MIB_DEFAULT   1
+#define MIG_CONVERGE_SECONDS_MAX    86400
+#define MIG_CPU_LIMIT_MIB_MAX       1048576
+
+/* Slowing down a guest that writes faster than the wire carries (migration/throttle.h). */
+struct mig_throttle_params {
+	bool auto_converge; /* by as much as convergence needs */
+	bool dirty_limit;   /* every vCPU that writes more than cpu_limit_mib_s to that */
+	uint64_t cpu_limit_mib_s;
+	uint64_t converge_s;      /* the time for it, from when it begins; 0 = not given */
+	uint64_t max_percent;     /* of its time that may be taken from a vCPU, 1 to 99 */
+	uint64_t trigger_percent; /* a pass that leaves more than this of what it sent is in vain */
+};
 
 struct mig_params {
 	uint64_t max_bandwidth_bytes_s; /* MIG_BANDWIDTH_UNLIMITED = as fast as it goes */
 	uint64_t downtime_limit_ms;
 	bool pause_before_switchover; /* MIG_PRE_SWITCHOVER until mig_source_continue() */
+	struct mig_throttle_params throttle;
 	/* what follows counts at the start only */
 	unsigned channels; /* connections, 1 to MIG_CHANNELS_MAX (0: 1) */
 	bool compress;     /* by zstd, while that makes it shorter */
+};
+
+void mig_params_default(struct mig_params *p);
+
+struct mig_throttle_status {
+	bool active;
+	uint64_t stall_ns; /* taken from the guest so far, over all vCPUs; stays after the end */
+	unsigned n_cpus;
+	struct {
+		unsigned share; /* thousandths of its time that the vCPU has */
+		uint64_t dirty_pages_s;
+	} cpus[MIG_CPUS_MAX];
 };
 
 /* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
@@ -114,6 +142,7 @@ struct mig_status {
 	uint64_t channel_bytes[MIG_CHANNELS_MAX];
 	/* compressed pages: their bytes, and what they became */
 	uint64_t compressed_from_bytes, compressed_to_bytes;
+	struct mig_throttle_status throttle;
 };
 
 enum mig_event_kind {
@@ -139,6 +168,7 @@ struct mig_source_config {
 	const struct mem *mem;
 	struct mig_dirty_source dirty;
 	struct mig_machine machine;
+	struct mig_cpu_source cpus;
 	const struct mig_free_source *free_sources; /* migration/free_pages.h */
 	unsigned n_free_sources;
 	struct mig_params params;

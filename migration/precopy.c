@@ -37,9 +37,9 @@ static uint64_t rest_ns(struct mig_source *s)
 /* Pages that have probably been written since the last sync, and wait for the next to be seen. */
 static uint64_t unseen_bytes(struct mig_source *s)
 {
-	uint64_t rate = mig_sync_figures(&s->sync).dirty_pages_per_s;
-	uint64_t since = s->synced_ns ? clock_mono_ns() - s->synced_ns : 0;
-	double pages = (double)rate * (double)since / (double)NS_PER_SEC;
+	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
+	uint64_t since = sync.end_ns ? clock_mono_ns() - sync.end_ns : 0;
+	double pages = (double)sync.dirty_pages_per_s * (double)since / (double)NS_PER_SEC;
 	double most = (double)(s->cfg.mem->size_bytes / MEM_PAGE_BYTES);
 
 	return (uint64_t)(pages < most ? pages : most) * MEM_PAGE_BYTES;
@@ -56,6 +56,22 @@ uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
 	bytes = on_wire(s, bytes) + mig_senders_queued_bytes(&s->senders);
 	mig_costs_predict(&s->costs, &s->rate, bytes, phases);
 	return mig_phases_from(phases, MIG_PHASE_PAUSE);
+}
+
+uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes)
+{
+	return s->shrink > 0 ? (uint64_t)((double)wire_bytes / s->shrink) : wire_bytes;
+}
+
+uint64_t mig_fit_bytes(struct mig_source *s)
+{
+	uint64_t limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS, phases[MIG_PHASES];
+	uint64_t fixed_ns = mig_predict(s, phases) - phases[MIG_PHASE_PAGES];
+
+	if (fixed_ns >= limit_ns)
+		return 0;
+	return mig_carried_bytes(s, (uint64_t)((double)mig_rate_bytes_s(&s->rate) *
+					       (double)(limit_ns - fixed_ns) / (double)NS_PER_SEC));
 }
 
 /* What max-bandwidth says. Nothing during the switchover: dark time is worth more. */
@@ -362,8 +378,7 @@ int mig_precopy_sync(struct mig_source *s, struct err *e)
 		err_prefix(e, "reading the dirty log");
 		return rc;
 	}
-	s->synced_ns = clock_mono_ns();
-	mig_costs_learn(&s->costs, MIG_PHASE_SYNC, s->synced_ns - begin_ns);
+	mig_costs_learn(&s->costs, MIG_PHASE_SYNC, clock_mono_ns() - begin_ns);
 	return 0;
 }
 
@@ -463,7 +478,7 @@ int mig_precopy(struct mig_source *s, struct err *e)
 	uint64_t before = remaining_bytes(s), extra = 0, phases[MIG_PHASES];
 
 	for (;;) {
-		uint64_t begin_ns = clock_mono_ns(), left, limit_ns;
+		uint64_t begin_ns = clock_mono_ns(), sent = s->sent_normal, left, limit_ns;
 		int rc = iterate(s, e);
 
 		if (rc)
@@ -471,6 +486,7 @@ int mig_precopy(struct mig_source *s, struct err *e)
 		left = remaining_bytes(s);
 		limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
 		if (mig_predict(s, phases) > limit_ns) {
+			mig_brake_pass(&s->brake, (s->sent_normal - sent) * MEM_PAGE_BYTES, left);
 			rc = space_out(s, begin_ns, e);
 			if (rc)
 				return rc;

@@ -67,8 +67,12 @@ void mig_source_figures(struct mig_source *s)
 	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
 	uint64_t speed = mig_speed_bytes_s(s);
 	uint64_t phases[MIG_PHASES], predicted = mig_predict(s, phases);
+	struct mig_params params = mig_source_params(s);
+	struct mig_throttle_status throttle;
 	struct mig_status *st = &s->status;
 
+	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed), mig_fit_bytes(s));
+	mig_brake_status(&s->brake, &throttle);
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;
 	memcpy(st->predicted_phase_ns, phases, sizeof(phases));
@@ -95,6 +99,7 @@ void mig_source_figures(struct mig_source *s)
 	st->sync_ns_last = sync.last_ns;
 	st->sync_ns_total = sync.total_ns;
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
+	st->throttle = throttle;
 	st->bytes_per_s = speed;
 	st->protect_calls = mig_senders_protect_calls(&s->senders) + s->free.protect_calls;
 	st->protect_pages = mig_senders_protect_pages(&s->senders) + s->free.protect_pages;
@@ -137,6 +142,8 @@ static int prepare(struct mig_source *s, struct err *e)
 	mig_bitmap_fill(&s->bitmap);
 	rc = mig_sync_start(&s->sync, &s->cfg.dirty, &s->bitmap, MIG_SYNC_BACKGROUND_NS, e);
 	s->syncing = !rc;
+	if (!rc)
+		mig_brake_start(&s->brake, &s->cfg.cpus, &s->sync, &s->bitmap);
 	return rc;
 }
 
@@ -197,6 +204,7 @@ static void show_end(struct mig_source *s, enum mig_state state, const struct er
 	if (state != MIG_COMPLETED)
 		memcpy(s->status.error, e->msg, sizeof(e->msg));
 	s->status.state = state;
+	s->status.throttle.active = false;
 	s->ended = true;
 	pthread_mutex_unlock(&s->lock);
 	mig_source_state(s, state);
@@ -206,6 +214,8 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 {
 	enum mig_state state = MIG_COMPLETED;
 
+	if (s->syncing)
+		mig_brake_stop(&s->brake);
 	mig_beat_stop(&s->beat);
 	if (rc && !s->committed && mig_stop_is_set(&s->stop))
 		mig_source_state(s, MIG_CANCELLING);
@@ -316,6 +326,17 @@ int mig_source_continue(struct mig_source *s, struct err *e)
 			     mig_state_name(s->status.state));
 	pthread_mutex_unlock(&s->lock);
 	return rc;
+}
+
+void mig_params_default(struct mig_params *p)
+{
+	*p = (struct mig_params){
+		.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
+		.downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+		.throttle = {.cpu_limit_mib_s = MIG_CPU_LIMIT_MIB_DEFAULT,
+			     .max_percent = MIG_MAX_THROTTLE_DEFAULT,
+			     .trigger_percent = MIG_TRIGGER_PERCENT_DEFAULT},
+	};
 }
 
 void mig_source_set_params(struct mig_source *s, const struct mig_params *p)

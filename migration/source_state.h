@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "migration/brake.h"
 #include "migration/free_pages.h"
 #include "migration/heartbeat.h"
 #include "migration/migration.h"
@@ -45,6 +46,7 @@ struct mig_source {
 	struct mig_bitmap bitmap;
 	struct mig_sync sync;
 	struct mig_senders senders;
+	struct mig_brake brake;
 	struct mig_free_pages free;
 	struct mig_rate rate;
 	struct wire_writer writer;
@@ -56,12 +58,11 @@ struct mig_source {
 	uint64_t until_ns;      /* the last pages must be out by then; 0 = no matter */
 	uint64_t token, session;
 	struct mig_costs costs;
-	uint64_t synced_ns;    /* when the last sync was done */
 	uint64_t rehearsed_ns; /* when the last rehearsal was; 0 = none */
 	bool rehearsal_stale;  /* a switchover was called off since */
 	uint64_t sent_normal, sent_zero, sent_free;
 	double shrink;         /* bytes on the wire for a page's byte, as of the last pass; 0 = 1 */
-	bool logging, syncing; /* dirty source started, sync worker runs */
+	bool logging, syncing; /* dirty source started, sync worker (and brake) there */
 	bool paused, was_running;
 	/* the switchover under way */
 	uint64_t paused_ns; /* when the pause began */
@@ -132,6 +133,10 @@ int mig_precopy(struct mig_source *s, struct err *e);
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
 /* The downtime if the switchover began now, by phases; returns the sum. */
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
+/* How much may be left for the downtime to fit its limit; 0: not even nothing fits. */
+uint64_t mig_fit_bytes(struct mig_source *s);
+/* How much RAM so many bytes on the wire are, as of the last pass. */
+uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes);
 /* Bytes a second while the guest runs: the wire's, or what max-bandwidth leaves of it. */
 uint64_t mig_speed_bytes_s(struct mig_source *s);
 /* A sync in the worker, out of the sending time. */

@@ -100,6 +100,7 @@ static int call_off(struct mig_source *s, enum mig_phase reached, struct err *e)
 	if (rc)
 		return rc;
 	s->paused = false;
+	mig_brake_hold(&s->brake, false);
 	mig_chan_set_deadline(s->chan, 0);
 	mig_source_polite(s, false);
 	if (s->ended_state) {
@@ -125,6 +126,7 @@ static int pause_guest(struct mig_source *s, struct err *e)
 	const struct mig_machine *m = &s->cfg.machine;
 	int rc;
 
+	mig_brake_hold(&s->brake, true);
 	begin_clock(s);
 	s->paused = true; /* even if only some of it stopped */
 	rc = m->pause(m->ctx, &s->was_running, e);

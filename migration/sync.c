@@ -19,6 +19,7 @@ static int harvest(struct mig_sync *s, struct err *e, struct mig_sync_figures *f
 	since_ns = end_ns - s->last_end_ns;
 	s->last_end_ns = end_ns;
 	f->syncs++;
+	f->end_ns = end_ns;
 	f->last_ns = end_ns - begin_ns;
 	f->total_ns += f->last_ns;
 	f->last_new_pages = mig_bitmap_added(s->bitmap) - before;

@@ -27,6 +27,7 @@ struct mig_sync_figures {
 	uint64_t last_ns, total_ns; /* time spent in harvests */
 	uint64_t dirty_pages_per_s; /* newly dirty pages over the time since the sync before */
 	uint64_t last_new_pages;
+	uint64_t end_ns; /* when the last one ended (CLOCK_MONOTONIC); 0: none yet */
 };
 
 struct mig_sync {

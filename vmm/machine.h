@@ -139,6 +139,7 @@ int machine_balloon_target(struct machine *m, uint64_t bytes, struct err *e);
 /* The views that the migration engine works with; valid as long as the machine. */
 struct mig_machine machine_migration_view(struct machine *m);
 struct mig_dirty_source machine_dirty_source(struct machine *m);
+struct mig_cpu_source machine_cpu_source(struct machine *m);
 
 /*
  * With dirty rings: how many pages a vCPU was the first to write after they were protected, since

@@ -135,6 +135,8 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, int *kv
 	rc = vm_create(&m->vm, &vm_cfg, m->mem, e);
 	for (unsigned i = 0; !rc && i < cfg->n_cpus; i++) {
 		rc = vcpu_create(&m->vcpus[i], m->vm, i, cfg->n_cpus, e);
+		if (!rc) /* without them a migration knows less of who writes */
+			(void)vcpu_stats_open(&m->stats[i], m->vcpus[i]);
 	}
 	if (rc)
 		return rc;
@@ -354,8 +356,10 @@ void machine_free(struct machine *m)
 	loop_free(m->loop);
 	dirty_log_stop(&m->log);
 	dirty_ring_free(&m->ring);
-	for (unsigned i = 0; i < m->n_cpus; i++)
+	for (unsigned i = 0; i < m->n_cpus && m->vcpus[i]; i++) {
+		vcpu_stats_close(&m->stats[i]);
 		vcpu_free(m->vcpus[i]);
+	}
 	vm_free(m->vm);
 	/* What a disk still reads into must not become anybody else's memory. */
 	if (ram_in_use)

@@ -51,8 +51,11 @@ static int dirty_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
 	if (rc)
 		return rc;
 	for (unsigned b = 0; b < m->mem->n_blocks; b++) {
-		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++)
-			(void)mig_bitmap_or(into, b, w, mem_marks_take(m->mem, b, w));
+		for (uint64_t w = 0; (w = mem_marks_next(m->mem, b, w)) < mark_words(m, b); w++) {
+			unsigned added = mig_bitmap_or(into, b, w, mem_marks_take(m->mem, b, w));
+
+			__atomic_fetch_add(&m->host_pages, added, __ATOMIC_RELAXED);
+		}
 	}
 	return 0;
 }

@@ -22,6 +22,7 @@
 #include "kvm/dirty_ring.h"
 #include "kvm/vcpu.h"
 #include "kvm/vcpu_state.h"
+#include "kvm/vcpu_stats.h"
 #include "kvm/vm.h"
 #include "kvm/vm_state.h"
 #include "vmm/cpu.h"
@@ -71,6 +72,7 @@ struct machine {
 	struct mem *mem;
 	struct vm *vm;
 	struct vcpu *vcpus[MACHINE_MAX_CPUS];
+	struct vcpu_stats stats[MACHINE_MAX_CPUS]; /* those of vcpus[] that are there */
 	struct cpu *cpus[MACHINE_MAX_CPUS];
 	struct io_bus bus;
 	struct mmio_bus mmio;
@@ -86,6 +88,7 @@ struct machine {
 	/* the migration's threads */
 	struct dirty_log log;
 	struct dirty_ring ring; /* instead of the log if it has entries; vCPU threads too */
+	uint64_t host_pages; /* atomic: that host writes made dirty for a migration, ever */
 	struct machine_sections sections;
 
 	pthread_mutex_t op;

@@ -153,9 +153,20 @@ START_TEST(params)
 	ck_assert_ptr_nonnull(strstr(err.msg, "2000000"));
 	ck_assert_int_eq(set_params(&p, "{\"downtime-limit\": 0}"), -EINVAL);
 	ck_assert_int_eq(set_params(&p, "{\"max-bandwidth\": 0}"), 0);
+	ck_assert_int_eq(set_params(&p,
+				    "{\"x-converge-time\": 40, \"max-cpu-throttle\": 80, "
+				    "\"throttle-trigger-threshold\": 60, \"vcpu-dirty-limit\": 7}"),
+			 0);
+	ck_assert_uint_eq(p.throttle.converge_s, 40);
+	ck_assert_uint_eq(p.throttle.max_percent, 80);
+	ck_assert_uint_eq(p.throttle.trigger_percent, 60);
+	ck_assert_uint_eq(p.throttle.cpu_limit_mib_s, 7);
+	ck_assert_int_eq(set_params(&p, "{\"max-cpu-throttle\": 100}"), -EINVAL);
+	ck_assert_int_eq(set_params(&p, "{\"vcpu-dirty-limit\": 0}"), -EINVAL);
 	o = migrate_params_json(&p);
 	ck_assert_int_eq(number(o, "downtime-limit"), 2000000);
 	ck_assert_int_eq(number(o, "max-bandwidth"), 0);
+	ck_assert_int_eq(number(o, "x-converge-time"), 40);
 	json_decref(o);
 }
 END_TEST
@@ -195,14 +206,66 @@ START_TEST(capabilities)
 	ck_assert(caps.events && caps.mapped_ram && !caps.pause_before_switchover);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"multifd\", \"state\": true}]"), 0);
 	ck_assert(caps.multifd);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"auto-converge\", \"state\": true}]"),
+			 0);
+	ck_assert(caps.auto_converge);
+	/* One or the other. */
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"dirty-limit\", \"state\": true}]"),
+			 -EINVAL);
+	ck_assert(!caps.dirty_limit);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"dirty-limit\", \"state\": true}, "
+					 "{\"capability\": \"auto-converge\", \"state\": false}]"),
+			 0);
+	ck_assert(caps.dirty_limit && !caps.auto_converge);
 	o = migrate_caps_json(&caps);
-	ck_assert_uint_eq(json_array_size(o), 4);
+	ck_assert_uint_eq(json_array_size(o), 6);
 	ck_assert(json_is_true(json_object_get(json_array_get(o, 0), "state")));
 	json_decref(o);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"pause-before-switchover\", "
 					 "\"state\": true}]"),
 			 0);
 	ck_assert(caps.events && caps.pause_before_switchover);
+}
+END_TEST
+
+/* Who is slowed down, from the engine's figures to the line that people read. */
+START_TEST(slowed)
+{
+	struct mig_status s = sample(MIG_ACTIVE);
+	struct progress p;
+	char line[256];
+	json_t *o;
+
+	s.throttle = (struct mig_throttle_status){
+		.active = true,
+		.stall_ns = 1500000000,
+		.n_cpus = 2,
+		.cpus = {{.share = MIG_SHARE_FULL}, {.share = 400, .dirty_pages_s = 123}}};
+	o = migrate_info_json(&s, true, NULL);
+	ck_assert_int_eq(number(o, "cpu-throttle-percentage"), 60);
+	ck_assert_int_eq(number(o, "x-ferry-stall-ns"), 1500000000);
+	ck_assert_int_eq(
+		number(json_array_get(json_object_get(o, "x-ferry-vcpus"), 1), "dirty-pages-rate"),
+		123);
+	progress_read(&p, o);
+	progress_line(&p, line, sizeof(line));
+	ck_assert_ptr_nonnull(strstr(line, "vCPU 1 slowed to 40 %"));
+	json_decref(o);
+
+	s.throttle.cpus[0].share = 900;
+	o = migrate_info_json(&s, true, NULL);
+	progress_read(&p, o);
+	ck_assert_str_eq(p.slowed, "2 vCPUs slowed, to 40 % and up");
+	json_decref(o);
+
+	/* Off again: what it cost stays. */
+	s.throttle.active = false;
+	o = migrate_info_json(&s, true, NULL);
+	ck_assert(!has(o, "cpu-throttle-percentage") && !has(o, "x-ferry-vcpus"));
+	progress_read(&p, o);
+	ck_assert_str_eq(p.slowed, "");
+	ck_assert_uint_eq(p.stall_ns, 1500000000);
+	json_decref(o);
 }
 END_TEST
 
@@ -329,6 +392,7 @@ int main(void)
 	tcase_add_test(t, large_numbers);
 	tcase_add_test(t, params);
 	tcase_add_test(t, capabilities);
+	tcase_add_test(t, slowed);
 	tcase_add_test(t, tokens);
 	tcase_add_test(t, lines);
 	tcase_add_test(t, ends_and_hints);

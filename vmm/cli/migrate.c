@@ -23,8 +23,8 @@
 #define LINE_BYTES     256
 
 struct migrate_options {
-	bool json, hold, compress;
-	uint64_t limit_ms, bandwidth, channels;
+	bool json, hold, compress, auto_converge;
+	uint64_t limit_ms, bandwidth, channels, converge_s;
 	json_t *free_pages; /* NULL: none */
 };
 
@@ -115,6 +115,24 @@ static int set_free_pages(void *out, const char *value, struct err *e)
 	return 0;
 }
 
+static int set_auto_converge(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct migrate_options *)out)->auto_converge = true;
+	return 0;
+}
+
+static int set_converge_time(void *out, const char *value, struct err *e)
+{
+	struct migrate_options *o = out;
+
+	if (number_parse(value, MIG_CONVERGE_SECONDS_MAX, &o->converge_s) || !o->converge_s)
+		return err_set(e, EINVAL, "expected seconds from 1 to %d",
+			       MIG_CONVERGE_SECONDS_MAX);
+	o->auto_converge = true;
+	return 0;
+}
+
 static const struct opt migrate_table[] = {
 	{"downtime-limit", "MS", "the guest may stand still for so long (default 300)", set_limit},
 	{"max-bandwidth", "SIZE", "bytes a second, with K, M or G (default: no limit)",
@@ -125,6 +143,10 @@ static const struct opt migrate_table[] = {
 	 set_free_pages},
 	{"pause-before-switchover", NULL, "wait, the guest paused, for 'ferry continue GUEST'",
 	 set_hold},
+	{"auto-converge", NULL, "slow down vCPUs that write faster than it can be sent",
+	 set_auto_converge},
+	{"converge-time", "SECONDS", "the same, by as much as getting done in this time needs",
+	 set_converge_time},
 	{"json", NULL, "progress and result as one JSON object a line", set_json},
 	{NULL, NULL, NULL, NULL},
 };
@@ -182,14 +204,14 @@ static void hint_hold(struct follow *f)
 static void hint(struct follow *f)
 {
 	hint_least(f);
-	if (f->hinted || !progress_stuck(&f->now))
+	if (f->hinted || f->opts->auto_converge || !progress_stuck(&f->now))
 		return;
 	f->hinted = true;
 	end_live_line(f);
 	(void)fprintf(stderr,
 		      "ferry: the guest writes memory as fast as it can be sent: it will not get "
-		      "done like this. More bandwidth, a larger --downtime-limit or a calmer guest "
-		      "would help; Ctrl-C cancels.\n");
+		      "done like this. --auto-converge would slow it down for that; more bandwidth "
+		      "or a larger --downtime-limit would help; Ctrl-C cancels.\n");
 }
 
 /* Room for a line that does not wrap, or it could not be overwritten. */
@@ -328,12 +350,13 @@ static int wait_a_little(struct follow *f, struct err *e)
 /* With the defaults as well: options of an earlier migration shall not stay in force. */
 static json_t *migrate_args(const struct follow *f)
 {
-	return json_pack("{s:s,s:I,s:I,s:I,s:s,s:b,s:O*}", "uri", f->uri, "downtime-limit",
-			 (json_int_t)f->opts->limit_ms, "max-bandwidth",
-			 (json_int_t)f->opts->bandwidth, "multifd-channels",
-			 (json_int_t)f->opts->channels, "multifd-compression",
-			 f->opts->compress ? "zstd" : "none", "pause-before-switchover",
-			 (int)f->opts->hold, "x-ferry-free-pages", f->opts->free_pages);
+	return json_pack(
+		"{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:b,s:O*}", "uri", f->uri, "downtime-limit",
+		(json_int_t)f->opts->limit_ms, "max-bandwidth", (json_int_t)f->opts->bandwidth,
+		"multifd-channels", (json_int_t)f->opts->channels, "multifd-compression",
+		f->opts->compress ? "zstd" : "none", "auto-converge", (int)f->opts->auto_converge,
+		"x-converge-time", (json_int_t)f->opts->converge_s, "pause-before-switchover",
+		(int)f->opts->hold, "x-ferry-free-pages", f->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */

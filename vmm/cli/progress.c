@@ -16,6 +16,34 @@ static uint64_t number(const json_t *o, const char *key)
 	return v < 0 ? 0 : (uint64_t)v;
 }
 
+/* One is named; of several the number is told and who has least. */
+static void read_slowed(struct progress *p, const json_t *answer)
+{
+	const json_t *list = json_object_get(answer, "x-ferry-vcpus"), *item;
+	uint64_t n = 0, cpu = 0;
+	double least = 1;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		const json_t *share = json_object_get(item, "share");
+
+		if (!json_is_real(share) || json_real_value(share) >= 1)
+			continue;
+		n++;
+		if (json_real_value(share) > least)
+			continue;
+		least = json_real_value(share);
+		cpu = number(item, "cpu-index");
+	}
+	if (n == 1)
+		(void)snprintf(p->slowed, sizeof(p->slowed), "vCPU %" PRIu64 " slowed to %.0f %%",
+			       cpu, least * 100);
+	else if (n)
+		(void)snprintf(p->slowed, sizeof(p->slowed),
+			       "%" PRIu64 " vCPUs slowed, to %.0f %% and up", n, least * 100);
+}
+
 void progress_read(struct progress *p, const json_t *answer)
 {
 	const json_t *ram = json_object_get(answer, "ram");
@@ -45,7 +73,9 @@ void progress_read(struct progress *p, const json_t *answer)
 		.normal_pages = number(ram, "normal"),
 		.zero_pages = number(ram, "duplicate"),
 		.page_bytes = number(ram, "page-size"),
+		.stall_ns = number(answer, "x-ferry-stall-ns"),
 	};
+	read_slowed(p, answer);
 	p->dirty_bytes_s = number(ram, "dirty-pages-rate") * p->page_bytes;
 	(void)snprintf(p->status, sizeof(p->status), "%s", status ? status : "none");
 }
@@ -98,10 +128,10 @@ void progress_line(const struct progress *p, char *out, size_t out_bytes)
 	if (p->predicted_ns)
 		(void)snprintf(dark, sizeof(dark), ", would be dark %.1f ms", ms(p->predicted_ns));
 	(void)snprintf(out, out_bytes,
-		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s%s%s, sent %s", p->status,
-		       percent, size_text(p->remaining, left, sizeof(left)), p->passes,
-		       size_text(p->bytes_s, rate, sizeof(rate)), dirty, dark,
-		       size_text(p->transferred, sent, sizeof(sent)));
+		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s%s%s%s%s, sent %s",
+		       p->status, percent, size_text(p->remaining, left, sizeof(left)), p->passes,
+		       size_text(p->bytes_s, rate, sizeof(rate)), dirty, p->slowed[0] ? ", " : "",
+		       p->slowed, dark, size_text(p->transferred, sent, sizeof(sent)));
 }
 
 /* One row of the breakdown: the phases that one side measured, as they were and as predicted. */
@@ -152,6 +182,9 @@ void progress_summary(const struct progress *p, FILE *to)
 	if (p->rehearsals)
 		(void)fprintf(to, "rehearsals   %" PRIu64 ", the guest paused for %.3f ms in all\n",
 			      p->rehearsals, ms(p->rehearsal_ns));
+	if (p->stall_ns)
+		(void)fprintf(to, "slowed down  the guest lost %.3f s of vCPU time\n",
+			      ms(p->stall_ns) / 1000);
 	if (p->switchovers_called_off)
 		(void)fprintf(to,
 			      "called off   %" PRIu64 " switchovers that were about to take too "

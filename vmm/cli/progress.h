@@ -19,6 +19,8 @@ struct progress {
 	uint64_t least_ns, rehearsals, rehearsal_ns;
 	const json_t *phases, *planned; /* of the downtime; borrowed, NULL if missing */
 	uint64_t passes, syncs, switchovers_called_off;
+	uint64_t stall_ns; /* taken from the guest by slowing it down */
+	char slowed[64];   /* who is slowed down now: "vCPU 1 slowed to 40 %"; "" for nobody */
 };
 
 void progress_read(struct progress *p, const json_t *answer);

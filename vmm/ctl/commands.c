@@ -167,6 +167,14 @@ static int cmd_quit(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	return 0;
 }
 
+/* What migrate and migrate-set-parameters both take. */
+/* clang-format off */
+#define PARAMETERS                                                                                 \
+	{"max-bandwidth", QMP_UINT, true}, {"downtime-limit", QMP_UINT, true},                     \
+	{"throttle-trigger-threshold", QMP_UINT, true}, {"max-cpu-throttle", QMP_UINT, true},      \
+	{"vcpu-dirty-limit", QMP_UINT, true}, {"x-converge-time", QMP_UINT, true}
+/* clang-format on */
+
 static const struct qmp_command table[] = {
 	{.name = "query-status", .run = cmd_query_status},
 	{.name = "query-version", .run = cmd_query_version},
@@ -183,12 +191,12 @@ static const struct qmp_command table[] = {
 	 .run = cmd_migrate,
 	 .args = {{"uri", QMP_STRING, false},
 		  {"detach", QMP_BOOL, true},
-		  {"max-bandwidth", QMP_UINT, true},
-		  {"downtime-limit", QMP_UINT, true},
+		  {"auto-converge", QMP_BOOL, true},
 		  {"pause-before-switchover", QMP_BOOL, true},
 		  {"multifd-channels", QMP_UINT, true},
 		  {"multifd-compression", QMP_STRING, true},
-		  {"x-ferry-free-pages", QMP_LIST, true}}},
+		  {"x-ferry-free-pages", QMP_LIST, true},
+		  PARAMETERS}},
 	{.name = "migrate-incoming",
 	 .run = cmd_migrate_incoming,
 	 .args = {{"uri", QMP_STRING, false}}},
@@ -199,12 +207,11 @@ static const struct qmp_command table[] = {
 	{.name = "query-migrate", .run = cmd_query_migrate},
 	{.name = "migrate-set-parameters",
 	 .run = cmd_set_parameters,
-	 .args = {{"max-bandwidth", QMP_UINT, true},
-		  {"downtime-limit", QMP_UINT, true},
-		  {"multifd-channels", QMP_UINT, true},
+	 .args = {{"multifd-channels", QMP_UINT, true},
 		  {"multifd-compression", QMP_STRING, true},
 		  {"direct-io", QMP_BOOL, true},
-		  {"x-ferry-on-demand", QMP_BOOL, true}}},
+		  {"x-ferry-on-demand", QMP_BOOL, true},
+		  PARAMETERS}},
 	{.name = "query-migrate-parameters", .run = cmd_query_parameters},
 	{.name = "migrate-set-capabilities",
 	 .run = cmd_set_capabilities,

@@ -42,8 +42,10 @@ static int count_channels(const struct session *s, const json_t *args, struct mi
 int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
+	const json_t *converge = json_object_get(args, "auto-converge");
 	struct mig_params params = s->params;
 	const json_t *hold = json_object_get(args, "pause-before-switchover");
+	struct migrate_caps caps = s->caps;
 	struct free_ranges free = {.n = 0};
 	const char *path = mig_file_uri_path(text_arg(args, "uri"));
 	int rc = migrate_params_set(&params, args, e);
@@ -53,12 +55,22 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 		return save_to_file(s, path, e);
 	params.pause_before_switchover =
 		hold ? json_is_true(hold) : s->caps.pause_before_switchover;
+	if (converge) {
+		caps.auto_converge = json_is_true(converge);
+		caps.dirty_limit &= !caps.auto_converge;
+	}
+	params.throttle.auto_converge = caps.auto_converge;
+	params.throttle.dirty_limit = caps.dirty_limit;
 	if (!rc)
 		rc = count_channels(s, args, &params, e);
 	if (!rc)
 		rc = migrate_free_ranges(&free, machine_mem(s->machine),
 					 json_object_get(args, "x-ferry-free-pages"), e);
-	return rc ? rc : session_migrate(s, text_arg(args, "uri"), &params, &free, e);
+	if (!rc)
+		rc = session_migrate(s, text_arg(args, "uri"), &params, &free, e);
+	if (!rc)
+		s->caps = caps;
+	return rc;
 }
 
 int cmd_migrate_incoming(void *ctx, const json_t *args, json_t **ret, struct err *e)
@@ -147,9 +159,19 @@ int cmd_query_parameters(void *ctx, const json_t *args, json_t **ret, struct err
 
 int cmd_set_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
+	struct session *s = ctx;
+	struct migrate_caps new = s->caps;
+	int rc = migrate_caps_set(&new, json_object_get(args, "capabilities"), e);
+
 	(void)ret;
-	return migrate_caps_set(&((struct session *)ctx)->caps,
-				json_object_get(args, "capabilities"), e);
+	if (rc)
+		return rc;
+	if (session_migrating(s) &&
+	    (new.auto_converge != s->caps.auto_converge || new.dirty_limit != s->caps.dirty_limit))
+		return err_set(e, EBUSY,
+			       "this capability cannot change while a migration is under way");
+	s->caps = new;
+	return 0;
 }
 
 int cmd_query_capabilities(void *ctx, const json_t *args, json_t **ret, struct err *e)

@@ -11,8 +11,6 @@
 #include "base/clock.h"
 #include "vmm/ctl/qmp.h"
 
-#define BANDWIDTH_MAX ((uint64_t)INT64_MAX)
-
 /* Members are added one by one; a failure (no memory) sticks. */
 struct object {
 	json_t *o;
@@ -139,6 +137,30 @@ static void add_own(struct object *o, const struct mig_status *s)
 	add_uint(o, "x-ferry-switchovers-called-off", s->switchovers_called_off);
 }
 
+/* Of all the time since the beginning, and of each vCPU now. */
+static void add_throttle(struct object *o, const struct mig_throttle_status *t)
+{
+	unsigned lowest = MIG_SHARE_FULL;
+	json_t *list;
+
+	add_uint(o, "x-ferry-stall-ns", t->stall_ns);
+	if (!t->active)
+		return;
+	list = json_array();
+	for (unsigned i = 0; i < t->n_cpus; i++) {
+		unsigned share = t->cpus[i].share;
+
+		lowest = share < lowest ? share : lowest;
+		if (json_array_append_new(list, json_pack("{s:i,s:o,s:f}", "cpu-index", (int)i,
+							  "dirty-pages-rate",
+							  qmp_uint(t->cpus[i].dirty_pages_s),
+							  "share", (double)share / MIG_SHARE_FULL)))
+			o->failed = true;
+	}
+	add(o, "x-ferry-vcpus", list);
+	add_uint(o, "cpu-throttle-percentage", (MIG_SHARE_FULL - lowest) / (MIG_SHARE_FULL / 100));
+}
+
 json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char *uri)
 {
 	struct object o = {.o = json_object()};
@@ -165,41 +187,71 @@ json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char
 		add(&o, "x-ferry-token", json_string(token));
 	}
 	add_own(&o, s);
-	if (is_source)
+	if (is_source) {
 		add_downtime(&o, s);
+		add_throttle(&o, &s->throttle);
+	}
 	return finish(&o);
+}
+
+/* ---- parameters ---- */
+
+static const struct {
+	const char *name;
+	size_t offset; /* of its uint64_t in struct mig_params */
+	int64_t min, max;
+	const char *zero; /* what a minimum of 0 means */
+	const char *unit;
+} params_table[] = {
+	{"max-bandwidth", offsetof(struct mig_params, max_bandwidth_bytes_s), 0, INT64_MAX,
+	 " (no limit)", "bytes/s"},
+	{"downtime-limit", offsetof(struct mig_params, downtime_limit_ms), 1,
+	 MIG_DOWNTIME_LIMIT_MS_MAX, "", "milliseconds"},
+	{"throttle-trigger-threshold", offsetof(struct mig_params, throttle.trigger_percent), 1,
+	 100, "", "percent"},
+	{"max-cpu-throttle", offsetof(struct mig_params, throttle.max_percent), 1, 99, "",
+	 "percent"},
+	{"vcpu-dirty-limit", offsetof(struct mig_params, throttle.cpu_limit_mib_s), 1,
+	 MIG_CPU_LIMIT_MIB_MAX, "", "MiB/s"},
+	{"x-converge-time", offsetof(struct mig_params, throttle.converge_s), 0,
+	 MIG_CONVERGE_SECONDS_MAX, " (not given)", "seconds"},
+};
+
+#define N_PARAMS (sizeof(params_table) / sizeof(params_table[0]))
+
+static uint64_t *param_at(struct mig_params *p, size_t i)
+{
+	return (uint64_t *)(void *)((char *)p + params_table[i].offset);
 }
 
 json_t *migrate_params_json(const struct mig_params *p)
 {
 	struct object o = {.o = json_object()};
+	struct mig_params copy = *p;
 
-	add_uint(&o, "max-bandwidth", p->max_bandwidth_bytes_s);
-	add_uint(&o, "downtime-limit", p->downtime_limit_ms);
+	for (size_t i = 0; i < N_PARAMS; i++)
+		add_uint(&o, params_table[i].name, *param_at(&copy, i));
 	add(&o, "multifd-compression", json_string(p->compress ? "zstd" : "none"));
 	return finish(&o);
 }
 
 int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 {
-	const json_t *bandwidth = json_object_get(args, "max-bandwidth");
-	const json_t *limit = json_object_get(args, "downtime-limit");
 	const char *compression = json_string_value(json_object_get(args, "multifd-compression"));
 	struct mig_params new = *p;
 
-	if (bandwidth) {
-		if (json_integer_value(bandwidth) < 0)
-			return err_set(e, EINVAL,
-				       "max-bandwidth must be 0 (no limit) to %" PRIu64 " bytes/s",
-				       BANDWIDTH_MAX);
-		new.max_bandwidth_bytes_s = (uint64_t)json_integer_value(bandwidth);
-	}
-	if (limit) {
-		if (json_integer_value(limit) < 1 ||
-		    json_integer_value(limit) > MIG_DOWNTIME_LIMIT_MS_MAX)
-			return err_set(e, EINVAL, "downtime-limit must be 1 to %d milliseconds",
-				       MIG_DOWNTIME_LIMIT_MS_MAX);
-		new.downtime_limit_ms = (uint64_t)json_integer_value(limit);
+	for (size_t i = 0; i < N_PARAMS; i++) {
+		const json_t *arg = json_object_get(args, params_table[i].name);
+		json_int_t value = json_integer_value(arg);
+
+		if (!arg)
+			continue;
+		if (value < params_table[i].min || value > params_table[i].max)
+			return err_set(e, EINVAL, "%s must be %" PRId64 "%s to %" PRId64 " %s",
+				       params_table[i].name, params_table[i].min,
+				       params_table[i].zero, params_table[i].max,
+				       params_table[i].unit);
+		*param_at(&new, i) = (uint64_t)value;
 	}
 	if (compression) {
 		new.compress = !strcmp(compression, "zstd");
@@ -214,26 +266,11 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 
 /* What QMP knows and ferry does not do: a management tool may switch it off. */
 static const char *const absent_caps[] = {
-	"xbzrle",
-	"rdma-pin-all",
-	"auto-converge",
-	"zero-blocks",
-	"compress",
-	"postcopy-ram",
-	"x-colo",
-	"release-ram",
-	"block",
-	"return-path",
-	"dirty-bitmaps",
-	"postcopy-blocktime",
-	"late-block-activate",
-	"x-ignore-shared",
-	"validate-uuid",
-	"background-snapshot",
-	"zero-copy-send",
-	"postcopy-preempt",
-	"switchover-ack",
-	"dirty-limit",
+	"xbzrle",           "rdma-pin-all",   "zero-blocks",         "compress",
+	"postcopy-ram",     "x-colo",         "release-ram",         "block",
+	"return-path",      "dirty-bitmaps",  "postcopy-blocktime",  "late-block-activate",
+	"x-ignore-shared",  "validate-uuid",  "background-snapshot", "zero-copy-send",
+	"postcopy-preempt", "switchover-ack",
 };
 
 static bool is_absent_cap(const char *name)
@@ -253,6 +290,8 @@ static const struct {
 	{"mapped-ram", offsetof(struct migrate_caps, mapped_ram)},
 	{"pause-before-switchover", offsetof(struct migrate_caps, pause_before_switchover)},
 	{"multifd", offsetof(struct migrate_caps, multifd)},
+	{"auto-converge", offsetof(struct migrate_caps, auto_converge)},
+	{"dirty-limit", offsetof(struct migrate_caps, dirty_limit)},
 };
 
 #define N_CAPS (sizeof(caps_table) / sizeof(caps_table[0]))
@@ -315,18 +354,22 @@ int migrate_free_ranges(struct free_ranges *f, const struct mem *mem, const json
 
 int migrate_caps_set(struct migrate_caps *caps, const json_t *list, struct err *e)
 {
-	struct migrate_caps new = *caps;
+	struct migrate_caps wanted = *caps;
 	const json_t *item;
 	size_t i;
 	int rc;
 
 	json_array_foreach(list, i, item)
 	{
-		rc = set_cap(&new, item, e);
+		rc = set_cap(&wanted, item, e);
 		if (rc)
 			return rc;
 	}
-	*caps = new;
+	if (wanted.auto_converge && wanted.dirty_limit)
+		return err_set(e, EINVAL,
+			       "auto-converge and dirty-limit both slow the guest down: only one "
+			       "of them can be on");
+	*caps = wanted;
 	return 0;
 }
 

@@ -32,6 +32,8 @@ struct migrate_caps {
 	bool mapped_ram; /* file: addresses need it */
 	bool pause_before_switchover;
 	bool multifd; /* multifd-channels counts for connections too */
+	bool auto_converge;
+	bool dirty_limit;
 };
 
 /*

@@ -29,7 +29,7 @@
 #define QMP_LINE_MAX  (64u * 1024)
 #define QMP_OUT_MAX   (256u * 1024)
 #define QMP_DEPTH_MAX 64
-#define QMP_ARGS_MAX  8
+#define QMP_ARGS_MAX  16
 
 enum qmp_type { QMP_STRING, QMP_UINT, QMP_BOOL, QMP_LIST };
 

@@ -397,6 +397,7 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		.mem = machine_mem(s->machine),
 		.dirty = machine_dirty_source(s->machine),
 		.machine = machine_migration_view(s->machine),
+		.cpus = machine_cpu_source(s->machine),
 		.free_sources = s->free_sources,
 		.n_free_sources = free_sources(s, free),
 		.params = *params,
@@ -501,10 +502,9 @@ int session_init(struct session *s, const char *name, struct err *e)
 		.signal_fd = -1,
 		.quit_timer_fd = -1,
 		.balloon_timer_fd = -1,
-		.params = {.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
-			   .downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT},
 		.file_params = {.n_threads = MIG_FILE_THREADS_DEFAULT},
 	};
+	mig_params_default(&s->params);
 	s->events_end = &s->events;
 	rc = loop_new(&s->loop);
 	if (rc)

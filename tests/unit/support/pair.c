@@ -40,9 +40,11 @@ void pair_send(struct pair *p, uint64_t limit_ms)
 
 void pair_set_params(struct pair *p, uint64_t bandwidth, uint64_t limit_ms)
 {
-	struct mig_params params = {.max_bandwidth_bytes_s = bandwidth,
-				    .downtime_limit_ms = limit_ms};
+	struct mig_params params;
 
+	mig_params_default(&params);
+	params.max_bandwidth_bytes_s = bandwidth;
+	params.downtime_limit_ms = limit_ms;
 	mig_source_set_params(p->src->source, &params);
 }
 

@@ -380,6 +380,30 @@ static int machine_taken_over(void *ctx, bool run, struct err *e)
 	return 0;
 }
 
+/* ---- the vCPUs ---- */
+
+static void cpus_sample(void *ctx, struct mig_cpu_sample *out, uint64_t *host_pages)
+{
+	struct synth *s = ctx;
+
+	*host_pages = 0;
+	out[0] = (struct mig_cpu_sample){.writes = atomic_load(&s->cpu_writes),
+					 .run_ns = atomic_load(&s->cpu_run_ns),
+					 .stall_ns = atomic_load(&s->cpu_stall_ns)};
+	out[1] = (struct mig_cpu_sample){.run_ns = clock_mono_ns()};
+}
+
+static void cpus_set_share(void *ctx, unsigned cpu, unsigned share)
+{
+	struct synth *s = ctx;
+
+	rule(s->guest, cpu < 2 && share >= MIG_SHARE_MIN && share <= MIG_SHARE_FULL,
+	     "an impossible share");
+	atomic_store(&s->shares[cpu], share);
+	if (share < atomic_load(&s->lowest_shares[cpu]))
+		atomic_store(&s->lowest_shares[cpu], share);
+}
+
 /* ---- birth and death ---- */
 
 static struct synth *synth_new(struct synth_guest *g, const struct synth_config *cfg)
@@ -420,6 +444,12 @@ static struct synth *synth_new(struct synth_guest *g, const struct synth_config 
 		s->machine.rehearse = machine_rehearse;
 		s->machine.rehearse_apply = machine_rehearse_apply;
 	}
+	for (unsigned i = 0; i < 2; i++) {
+		atomic_init(&s->shares[i], MIG_SHARE_FULL);
+		atomic_init(&s->lowest_shares[i], MIG_SHARE_FULL);
+	}
+	s->cpus = (struct mig_cpu_source){
+		.ctx = s, .n_cpus = 2, .sample = cpus_sample, .set_share = cpus_set_share};
 	s->dirty = (struct mig_dirty_source){.ctx = s,
 					     .start = log_start,
 					     .harvest = log_harvest,

@@ -129,6 +129,10 @@ struct synth {
 	bool has_writer, has_host_writer;
 	uint64_t writes_per_s; /* 0 = flat out */
 	uint64_t first_page, n_pages, host_first_page, host_n_pages;
+	/* vCPU 0 is the writer and heeds its share; vCPU 1 does not write */
+	struct mig_cpu_source cpus;
+	atomic_uint shares[2], lowest_shares[2];
+	_Atomic uint64_t cpu_writes, cpu_run_ns, cpu_stall_ns;
 	_Atomic uint64_t writes, host_writes;
 	/* the engine's side */
 	struct watch watch;
@@ -168,6 +172,7 @@ bool synth_alive(struct synth *s);
 /* mig_dest_start() and mig_source_start(), which must not fail. They replace an ended one. */
 void synth_listen(struct synth *dst, const char *uri);
 void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t limit_ms);
+void synth_send_params(struct synth *src, const char *uri, const struct mig_params *params);
 /* The destination's address. */
 const char *synth_uri(const struct synth *dst);
 

@@ -65,7 +65,8 @@ static void write_page(struct synth *s, uint64_t page, uint64_t *r)
 	unsigned b = find_block(s, &in_block);
 	uint64_t *at = (uint64_t *)(void *)synth_page(s, page);
 
-	(void)bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64));
+	if (bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64)))
+		atomic_fetch_add(&s->cpu_writes, 1);
 	if (v % 8 == 0) { /* back to zero */
 		for (unsigned i = 0; i < WORDS_PER_PAGE; i++)
 			store(&at[i], 0);
@@ -99,6 +100,19 @@ static void breathe(uint64_t writes_per_s)
 	(void)nanosleep(&ts, NULL);
 }
 
+/* After a burst that took so long: wait as the share says. */
+static void heed_share(struct synth *s, uint64_t ran_ns)
+{
+	unsigned share = atomic_load(&s->shares[0]);
+	uint64_t ns = ran_ns * (MIG_SHARE_FULL - share) / share;
+	struct timespec ts = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
+
+	atomic_fetch_add(&s->cpu_run_ns, ran_ns);
+	if (ns)
+		(void)nanosleep(&ts, NULL);
+	atomic_fetch_add(&s->cpu_stall_ns, ns);
+}
+
 static void *writer(void *arg)
 {
 	struct synth *s = arg;
@@ -106,6 +120,8 @@ static void *writer(void *arg)
 	bool quit = false;
 
 	while (!quit) {
+		uint64_t begin_ns = clock_mono_ns();
+
 		for (unsigned i = 0; i < BURST && !quit; i++) {
 			pthread_mutex_lock(&s->lock);
 			while (!s->running && !s->quit)
@@ -119,6 +135,7 @@ static void *writer(void *arg)
 		}
 		if (!quit)
 			breathe(s->writes_per_s);
+		heed_share(s, clock_mono_ns() - begin_ns);
 	}
 	return NULL;
 }
@@ -217,6 +234,19 @@ void synth_listen(struct synth *dst, const char *uri)
 
 void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t limit_ms)
 {
+	struct mig_params p;
+
+	mig_params_default(&p);
+	p.max_bandwidth_bytes_s = bandwidth;
+	p.downtime_limit_ms = limit_ms;
+	p.pause_before_switchover = src->hold;
+	p.compress = src->compress;
+	p.channels = src->channels;
+	synth_send_params(src, uri, &p);
+}
+
+void synth_send_params(struct synth *src, const char *uri, const struct mig_params *params)
+{
 	struct mig_source_config cfg = {.uri = uri,
 					.guest_name = "synthetic",
 					.mem = src->mem,
@@ -224,11 +254,8 @@ void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t
 					.machine = src->machine,
 					.free_sources = src->free_sources,
 					.n_free_sources = src->n_free_sources,
-					.params = {.max_bandwidth_bytes_s = bandwidth,
-						   .downtime_limit_ms = limit_ms,
-						   .pause_before_switchover = src->hold,
-						   .compress = src->compress,
-						   .channels = src->channels},
+					.cpus = src->cpus,
+					.params = *params,
 					.on_event = watch_event,
 					.event_ctx = &src->watch};
 	struct err e = ERR_INIT;

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Migrations of a guest that writes faster than the wire carries: it is slowed, and let go again.
+ */
+#include <check.h>
+#include <stdlib.h>
+
+#include "tests/unit/support/pair.h"
+
+#define REGION    2048 /* pages that are written */
+#define BANDWIDTH (8ull << 20)
+#define LIMIT_MS  100
+
+static void begin(struct pair *p, uint64_t seed, struct mig_params *params)
+{
+	pair_up(p, 16 * PAIR_MIB, seed);
+	synth_fill(p->src, 0, REGION);
+	synth_start_writer(p->src, 0, REGION, 16000);
+	mig_params_default(params);
+	params->max_bandwidth_bytes_s = BANDWIDTH;
+	params->downtime_limit_ms = LIMIT_MS;
+	params->throttle.auto_converge = true;
+}
+
+static void wait_slowed(struct pair *p)
+{
+	uint64_t end_ns = clock_mono_ns() + SYNTH_WAIT_MS * NS_PER_MS;
+	struct timespec ts = {.tv_nsec = 10 * (long)NS_PER_MS};
+
+	while (atomic_load(&p->src->shares[0]) == MIG_SHARE_FULL && clock_mono_ns() < end_ns)
+		(void)nanosleep(&ts, NULL);
+	ck_assert_uint_lt(atomic_load(&p->src->shares[0]), MIG_SHARE_FULL);
+}
+
+/* Nobody is slowed any more, and the status says so. */
+static void check_free(struct pair *p)
+{
+	struct mig_status st = synth_status(p->src);
+
+	ck_assert_uint_eq(atomic_load(&p->src->shares[0]), MIG_SHARE_FULL);
+	ck_assert_uint_eq(atomic_load(&p->src->shares[1]), MIG_SHARE_FULL);
+	ck_assert(!st.throttle.active);
+}
+
+START_TEST(converges)
+{
+	struct mig_params params;
+	struct mig_status st;
+	struct pair p;
+
+	begin(&p, 31, &params);
+	params.throttle.converge_s = (uint64_t)_i;
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	st = pair_completes(&p);
+	ck_assert_uint_lt(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
+	/* The other vCPU does not write: not for a moment was it slowed. */
+	ck_assert_uint_eq(atomic_load(&p.src->lowest_shares[1]), MIG_SHARE_FULL);
+	ck_assert_uint_gt(st.throttle.stall_ns, 0);
+	ck_assert_uint_eq(st.throttle.n_cpus, 2);
+	check_free(&p);
+	pair_down(&p);
+}
+END_TEST
+
+START_TEST(dirty_limit)
+{
+	struct mig_params params;
+	struct pair p;
+
+	begin(&p, 32, &params);
+	params.throttle.auto_converge = false;
+	params.throttle.dirty_limit = true;
+	params.throttle.cpu_limit_mib_s = 2;
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	(void)pair_completes(&p);
+	ck_assert_uint_lt(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
+	check_free(&p);
+	pair_down(&p);
+}
+END_TEST
+
+START_TEST(cancelled)
+{
+	struct mig_params params;
+	struct pair p;
+
+	begin(&p, 33, &params);
+	params.downtime_limit_ms = 20; /* not soon */
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	wait_slowed(&p);
+	mig_source_cancel(p.src->source);
+	pair_keeps(&p, MIG_CANCELLED, "cancelled");
+	check_free(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* The dirty log fails while the brake is on. */
+START_TEST(fails)
+{
+	struct mig_params params;
+	struct pair p;
+
+	begin(&p, 34, &params);
+	params.downtime_limit_ms = 20;
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	wait_slowed(&p);
+	atomic_store(&p.src->fail_at[SYNTH_HARVEST], atomic_load(&p.src->calls[SYNTH_HARVEST]) + 2);
+	pair_keeps(&p, MIG_FAILED, "synthetic failure of harvest");
+	check_free(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* Nobody asked for it; or not even an empty rest would fit: the guest is left alone. */
+START_TEST(stays_off)
+{
+	struct mig_params params;
+	struct pair p;
+
+	begin(&p, 35, &params);
+	params.throttle.auto_converge = _i;
+	params.downtime_limit_ms = _i ? 1 : LIMIT_MS;
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	ck_assert(watch_wait_pass(&p.src->watch, 4, SYNTH_WAIT_MS));
+	ck_assert_uint_eq(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
+	pair_set_params(&p, 0, 2000);
+	(void)pair_completes(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* A guest that the wire keeps up with is left alone too. */
+START_TEST(not_needed)
+{
+	struct mig_params params;
+	struct pair p;
+
+	begin(&p, 36, &params);
+	params.max_bandwidth_bytes_s = 0;
+	params.downtime_limit_ms = 2000;
+	synth_send_params(p.src, synth_uri(p.dst), &params);
+	(void)pair_completes(&p);
+	ck_assert_uint_eq(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
+	pair_down(&p);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("engine throttle");
+	TCase *tc = tcase_create("engine throttle");
+	SRunner *runner;
+	int failed;
+
+	synth_quiet();
+	tcase_set_timeout(tc, 120);
+	tcase_add_loop_test(tc, converges, 0, 3);
+	tcase_add_test(tc, dirty_limit);
+	tcase_add_test(tc, cancelled);
+	tcase_add_test(tc, fails);
+	tcase_add_loop_test(tc, stays_off, 0, 2);
+	tcase_add_test(tc, not_needed);
+	suite_add_tcase(suite, tc);
+	runner = srunner_create(suite);
+	srunner_run_all(runner, CK_NORMAL);
+	failed = srunner_ntests_failed(runner);
+	srunner_free(runner);
+	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
