@@ -22,8 +22,13 @@ bool mig_rehearsal_due(struct mig_source *s)
 		return false;
 	if (!s->rehearsed_ns)
 		return true;
-	/* While the pages alone take far longer, the rest does not matter. */
-	if (st->predicted_phase_ns[MIG_PHASE_PAGES] > 2 * limit_ns)
+	/*
+	 * While the pages alone take far longer, the rest does not matter. Unless nothing could
+	 * fit, for then the guest is not slowed down (migration/brake.h), and that is not to hang
+	 * on one rehearsal in a bad moment.
+	 */
+	if (st->predicted_phase_ns[MIG_PHASE_PAGES] > 2 * limit_ns &&
+	    st->least_downtime_ns <= limit_ns)
 		return false;
 	if (s->rehearsal_stale || st->predicted_downtime_ns > limit_ns)
 		wait_ns = SOON_NS;
