@@ -39,8 +39,13 @@ static void publish(struct mig_brake *b, uint64_t stall_ns)
 
 	b->status.active = true;
 	b->status.stall_ns = stall_ns - b->stalled_before_ns;
+	b->status.most_taken = 0;
 	b->status.n_cpus = t->n_cpus;
 	for (unsigned i = 0; i < t->n_cpus; i++) {
+		uint64_t taken = MIG_SHARE_FULL - t->cpus[i].share;
+
+		if (taken > b->status.most_taken)
+			b->status.most_taken = taken;
 		b->status.cpus[i].share = t->cpus[i].share;
 		b->status.cpus[i].dirty_pages_s = (uint64_t)t->cpus[i].rate;
 	}

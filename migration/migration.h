@@ -100,7 +100,8 @@ void mig_params_default(struct mig_params *p);
 
 struct mig_throttle_status {
 	bool active;
-	uint64_t stall_ns; /* taken from the guest so far, over all vCPUs; stays after the end */
+	uint64_t stall_ns;   /* taken from the guest so far, over all vCPUs; stays after the end */
+	uint64_t most_taken; /* thousandths of its time, from the vCPU that has least; 0 = off */
 	unsigned n_cpus;
 	struct {
 		unsigned share; /* thousandths of its time that the vCPU has */

@@ -205,6 +205,7 @@ static void show_end(struct mig_source *s, enum mig_state state, const struct er
 		memcpy(s->status.error, e->msg, sizeof(e->msg));
 	s->status.state = state;
 	s->status.throttle.active = false;
+	s->status.throttle.most_taken = 0;
 	s->ended = true;
 	pthread_mutex_unlock(&s->lock);
 	mig_source_state(s, state);

@@ -53,6 +53,8 @@ static const struct {
 	{"syncs", offsetof(struct mig_status, syncs)},
 	{"sync_ns", offsetof(struct mig_status, sync_ns_total)},
 	{"protect_calls", offsetof(struct mig_status, protect_calls)},
+	{"throttle_permille", offsetof(struct mig_status, throttle.most_taken)},
+	{"stall_ns", offsetof(struct mig_status, throttle.stall_ns)},
 	{"called_off", offsetof(struct mig_status, switchovers_called_off)},
 };
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that write faster than the wire carries: who writes is slowed, and the move gets done."""
 
+import json
 import re
 import subprocess
 import sys
@@ -105,11 +106,17 @@ class ConvergeTest(SystemTest):
 
     def test_dirty_limit(self):
         destination, uri = self.wait_at(cpus=2, mem="64M")
-        source = self.writer(**WRITER)
+        trace = self.lab.path("src.trace")
+        source = self.writer(**WRITER, extra=["--debug-exit", "--trace", trace])
         source.qmp.execute("migrate-set-capabilities",
                            capabilities=[{"capability": "dirty-limit", "state": True}])
         source.qmp.execute("migrate", uri=uri, **{**SLOW, "vcpu-dirty-limit": 4})
         self.wait_slowed(source, 0.3)
+        # Read while it lasts: the trace ends with the migration.
+        with open(trace, encoding="ascii") as lines:
+            seen = [json.loads(line) for line in lines if line.endswith("\n")]
+        self.assertGreater(max(line["throttle_permille"] for line in seen), 0)
+        self.assertGreater(seen[-1]["stall_ns"], 0)
         answer = source.qmp.try_execute("migrate-set-capabilities", capabilities=[
             {"capability": "dirty-limit", "state": False}])
         self.assertIn("under way", answer["error"]["desc"])

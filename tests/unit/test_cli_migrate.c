@@ -239,6 +239,7 @@ START_TEST(slowed)
 	s.throttle = (struct mig_throttle_status){
 		.active = true,
 		.stall_ns = 1500000000,
+		.most_taken = 600,
 		.n_cpus = 2,
 		.cpus = {{.share = MIG_SHARE_FULL}, {.share = 400, .dirty_pages_s = 123}}};
 	o = migrate_info_json(&s, true, NULL);

@@ -140,7 +140,6 @@ static void add_own(struct object *o, const struct mig_status *s)
 /* Of all the time since the beginning, and of each vCPU now. */
 static void add_throttle(struct object *o, const struct mig_throttle_status *t)
 {
-	unsigned lowest = MIG_SHARE_FULL;
 	json_t *list;
 
 	add_uint(o, "x-ferry-stall-ns", t->stall_ns);
@@ -148,17 +147,16 @@ static void add_throttle(struct object *o, const struct mig_throttle_status *t)
 		return;
 	list = json_array();
 	for (unsigned i = 0; i < t->n_cpus; i++) {
-		unsigned share = t->cpus[i].share;
+		double share = (double)t->cpus[i].share / MIG_SHARE_FULL;
 
-		lowest = share < lowest ? share : lowest;
 		if (json_array_append_new(list, json_pack("{s:i,s:o,s:f}", "cpu-index", (int)i,
 							  "dirty-pages-rate",
 							  qmp_uint(t->cpus[i].dirty_pages_s),
-							  "share", (double)share / MIG_SHARE_FULL)))
+							  "share", share)))
 			o->failed = true;
 	}
 	add(o, "x-ferry-vcpus", list);
-	add_uint(o, "cpu-throttle-percentage", (MIG_SHARE_FULL - lowest) / (MIG_SHARE_FULL / 100));
+	add_uint(o, "cpu-throttle-percentage", t->most_taken / (MIG_SHARE_FULL / 100));
 }
 
 json_t *migrate_info_json(const struct mig_status *s, bool is_source, const char *uri)
