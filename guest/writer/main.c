@@ -83,11 +83,13 @@ static void write_some(struct worker *w, uint64_t now)
 		part_write(w);
 		return;
 	}
-	if ((int64_t)(now - w->due_tsc) > (int64_t)arrears)
-		w->due_tsc = now - arrears;
-	while ((int64_t)(gaps_tick(&w->gaps) - w->due_tsc) >= 0 && !order_is_out(w)) {
+	while ((int64_t)(now - w->due_tsc) >= 0 && !order_is_out(w)) {
+		/* In here too: who is always behind does not come out. */
+		if (now - w->due_tsc > arrears)
+			w->due_tsc = now - arrears;
 		part_write(w);
 		w->due_tsc += w->interval_ticks;
+		now = gaps_tick(&w->gaps);
 	}
 }
 
