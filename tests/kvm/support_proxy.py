@@ -4,11 +4,13 @@
 import socket
 import struct
 import threading
+import time
 
 HEADER_BYTES, MAGIC = 28, 0x79727246
 (HELLO, WELCOME, PAGES, PASS, SECTION, END, READY, COMMIT, RUNNING, FAIL, ABORT, PASSED, REHEARSE,
  REHEARSED, AGAIN) = range(1, 16)
 CONNECTIONS_MAX = 100
+SLOW_BUFFER = 65536
 
 FORWARD = None
 CUT = "cut"      # both connections end, the frame with them
@@ -26,15 +28,18 @@ class Proxy:
     on_frame(to_destination, type) is asked about every frame: FORWARD, CUT or DROP; it may also
     wait. on_bytes(offset, data) may change what goes to the destination, offset bytes after the
     connection's begin; after a shorter piece the connection ends. Both run in the proxy's threads.
+    With bytes_s the way to the destination carries so many bytes a second, and holds next to none.
     close() ends them.
     """
 
-    def __init__(self, port, on_frame=None, on_bytes=None):
-        self._port = port
+    def __init__(self, port, on_frame=None, on_bytes=None, bytes_s=0):
+        self._port, self._bytes_s, self._free_at = port, bytes_s, 0
         self.on_frame = on_frame or (lambda to_destination, kind: FORWARD)
         self.on_bytes = on_bytes or (lambda offset, data: data)
         self.frames = []  # (to_destination, type) of all frames that came
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if bytes_s:  # what is accepted has it from there
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_BUFFER)
         self.uri = f"tcp:127.0.0.1:{self._listener.getsockname()[1]}"
         self._sockets, self._threads, self._closing = [], [], False
         self._spawn(self._accept)
@@ -66,6 +71,8 @@ class Proxy:
                 shut(client)
                 continue
             server.settimeout(None)
+            if self._bytes_s:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SLOW_BUFFER)
             self._sockets.append(server)
             self._spawn(self._pump, client, server, True)
             self._spawn(self._pump, server, client, False)
@@ -91,6 +98,7 @@ class Proxy:
                 frame = header + body
                 if to_destination:
                     frame = self.on_bytes(offset, frame)
+                    self._take_time(len(frame))
                 sink.sendall(frame)
                 if len(frame) < len(header) + len(body):
                     raise Cut
@@ -98,6 +106,14 @@ class Proxy:
         except (Cut, OSError):
             shut(source)
             shut(sink)
+
+
+    def _take_time(self, size):
+        """The time that so many bytes take; what is late by little is made up for."""
+        if self._bytes_s:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now - 0.1) + size / self._bytes_s
+            time.sleep(max(self._free_at - now, 0))
 
 
 class CutAt:

@@ -8,20 +8,29 @@ import subprocess
 import sys
 import time
 
-from support_system import FERRY, GUEST_SECONDS, MIGRATE_SECONDS, SystemTest, main, words
+from support_proxy import Proxy
+from support_system import (FERRY, GUEST_SECONDS, MIGRATE_SECONDS, SystemTest, main, port_of,
+                            words)
 
 MIB = 1 << 20
-# vCPU 1 writes flat out, vCPU 0 only counts. The wire carries 4,096 pages a second.
+WIRE = 16 * MIB  # 4,096 pages a second
+# vCPU 1 writes flat out, vCPU 0 only counts.
 WRITER = {"cmdline": "writers=1 size=24M rate=0", "cpus": 2, "mem": "64M"}
-SLOW = {"max-bandwidth": 16 * MIB, "downtime-limit": 300}
 
 
 class ConvergeTest(SystemTest):
+    def slow_wire(self):
+        """A destination at the end of a slow wire, and its URI."""
+        destination, uri = self.wait_at(cpus=2, mem="64M")
+        proxy = Proxy(port_of(uri), bytes_s=WIRE)
+        self.addCleanup(proxy.close)
+        return destination, proxy.uri
+
     def started(self):
         """A guest on its way with auto-converge; source and destination."""
-        destination, uri = self.wait_at(cpus=2, mem="64M")
+        destination, uri = self.slow_wire()
         source = self.writer(**WRITER)
-        source.qmp.execute("migrate", uri=uri, **{**SLOW, "auto-converge": True})
+        source.qmp.execute("migrate", uri=uri, **{"auto-converge": True})
         return source, destination
 
     def stay_slowed(self, source, below):
@@ -105,12 +114,12 @@ class ConvergeTest(SystemTest):
         self.assert_waits(destination)
 
     def test_dirty_limit(self):
-        destination, uri = self.wait_at(cpus=2, mem="64M")
+        destination, uri = self.slow_wire()
         trace = self.lab.path("src.trace")
         source = self.writer(**WRITER, extra=["--debug-exit", "--trace", trace])
         source.qmp.execute("migrate-set-capabilities",
                            capabilities=[{"capability": "dirty-limit", "state": True}])
-        source.qmp.execute("migrate", uri=uri, **{**SLOW, "vcpu-dirty-limit": 4})
+        source.qmp.execute("migrate", uri=uri, **{"vcpu-dirty-limit": 4})
         self.wait_slowed(source, 0.3)
         # Read while it lasts: the trace ends with the migration.
         with open(trace, encoding="ascii") as lines:
@@ -127,10 +136,10 @@ class ConvergeTest(SystemTest):
 
     def test_command(self):
         """`ferry migrate --auto-converge` says who is slowed, and what it cost."""
-        destination, uri = self.wait_at(cpus=2, mem="64M")
+        destination, uri = self.slow_wire()
         source = self.writer(**WRITER)
-        done = subprocess.run([FERRY, "migrate", source.control_path, uri, "--max-bandwidth",
-                               "16M", "--converge-time", "5"], stdin=subprocess.DEVNULL,
+        done = subprocess.run([FERRY, "migrate", source.control_path, uri,
+                               "--converge-time", "5"], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=MIGRATE_SECONDS, check=False)
         self.assertEqual(done.returncode, 0, done.stdout)

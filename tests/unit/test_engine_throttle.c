@@ -5,9 +5,10 @@
 #include <stdlib.h>
 
 #include "tests/unit/support/pair.h"
+#include "tests/unit/support/proxy.h"
 
-#define REGION    2048 /* pages that are written */
-#define BANDWIDTH (8ull << 20)
+#define REGION    2048         /* pages that are written */
+#define BANDWIDTH (8ull << 20) /* of the wire */
 #define LIMIT_MS  100
 
 static void begin_up(struct pair *p, struct mig_params *params)
@@ -15,7 +16,6 @@ static void begin_up(struct pair *p, struct mig_params *params)
 	synth_fill(p->src, 0, REGION);
 	synth_start_writer(p->src, 0, REGION, 16000);
 	mig_params_default(params);
-	params->max_bandwidth_bytes_s = BANDWIDTH;
 	params->downtime_limit_ms = LIMIT_MS;
 	params->throttle.auto_converge = true;
 }
@@ -24,6 +24,19 @@ static void begin(struct pair *p, uint64_t seed, struct mig_params *params)
 {
 	pair_up(p, 16 * PAIR_MIB, seed);
 	begin_up(p, params);
+}
+
+static void send_slowly(struct pair *p, struct proxy *wire, const struct mig_params *params)
+{
+	proxy_start_slow(wire, synth_uri(p->dst), BANDWIDTH);
+	synth_send_params(p->src, wire->uri, params);
+}
+
+static void down(struct pair *p, struct proxy *wire)
+{
+	pair_down(p);
+	proxy_stop(wire);
+	proxy_free(wire);
 }
 
 static void wait_slowed(struct pair *p)
@@ -50,11 +63,12 @@ START_TEST(converges)
 {
 	struct mig_params params;
 	struct mig_status st;
+	struct proxy wire;
 	struct pair p;
 
 	begin(&p, 31, &params);
 	params.throttle.converge_s = (uint64_t)_i;
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	st = pair_completes(&p);
 	ck_assert_uint_lt(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
 	/* The other vCPU does not write: not for a moment was it slowed. */
@@ -62,40 +76,42 @@ START_TEST(converges)
 	ck_assert_uint_gt(st.throttle.stall_ns, 0);
 	ck_assert_uint_eq(st.throttle.n_cpus, 2);
 	check_free(&p);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
 START_TEST(dirty_limit)
 {
 	struct mig_params params;
+	struct proxy wire;
 	struct pair p;
 
 	begin(&p, 32, &params);
 	params.throttle.auto_converge = false;
 	params.throttle.dirty_limit = true;
 	params.throttle.cpu_limit_mib_s = 2;
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	(void)pair_completes(&p);
 	ck_assert_uint_lt(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
 	check_free(&p);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
 START_TEST(cancelled)
 {
 	struct mig_params params;
+	struct proxy wire;
 	struct pair p;
 
 	begin(&p, 33, &params);
 	params.downtime_limit_ms = 20; /* not soon */
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	wait_slowed(&p);
 	mig_source_cancel(p.src->source);
 	pair_keeps(&p, MIG_CANCELLED, "cancelled");
 	check_free(&p);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
@@ -103,16 +119,17 @@ END_TEST
 START_TEST(fails)
 {
 	struct mig_params params;
+	struct proxy wire;
 	struct pair p;
 
 	begin(&p, 34, &params);
 	params.downtime_limit_ms = 20;
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	wait_slowed(&p);
 	atomic_store(&p.src->fail_at[SYNTH_HARVEST], atomic_load(&p.src->calls[SYNTH_HARVEST]) + 2);
 	pair_keeps(&p, MIG_FAILED, "synthetic failure of harvest");
 	check_free(&p);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
@@ -120,17 +137,18 @@ END_TEST
 START_TEST(stays_off)
 {
 	struct mig_params params;
+	struct proxy wire;
 	struct pair p;
 
 	begin(&p, 35, &params);
 	params.throttle.auto_converge = _i;
 	params.downtime_limit_ms = _i ? 1 : LIMIT_MS;
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	ck_assert(watch_wait_pass(&p.src->watch, 4, SYNTH_WAIT_MS));
 	ck_assert_uint_eq(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
 	pair_set_params(&p, 0, 2000);
 	(void)pair_completes(&p);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
@@ -139,12 +157,13 @@ START_TEST(slow_rehearsal)
 {
 	struct mig_params params;
 	struct mig_status st;
+	struct proxy wire;
 	struct pair p;
 
 	pair_up_rehearsing(&p, 16 * PAIR_MIB, 37);
 	begin_up(&p, &params);
 	atomic_store(&p.dst->delay_ns[SYNTH_APPLY], 2 * LIMIT_MS * NS_PER_MS);
-	synth_send_params(p.src, synth_uri(p.dst), &params);
+	send_slowly(&p, &wire, &params);
 	ck_assert(watch_wait_pass(&p.src->watch, 3, SYNTH_WAIT_MS));
 	st = synth_status(p.src);
 	ck_assert_uint_gt(st.least_downtime_ns, LIMIT_MS * NS_PER_MS);
@@ -152,7 +171,7 @@ START_TEST(slow_rehearsal)
 	st = pair_completes(&p);
 	ck_assert_uint_ge(st.rehearsals, 2);
 	ck_assert_uint_lt(atomic_load(&p.src->lowest_shares[0]), MIG_SHARE_FULL);
-	pair_down(&p);
+	down(&p, &wire);
 }
 END_TEST
 
@@ -163,7 +182,6 @@ START_TEST(not_needed)
 	struct pair p;
 
 	begin(&p, 36, &params);
-	params.max_bandwidth_bytes_s = 0;
 	params.downtime_limit_ms = 2000;
 	synth_send_params(p.src, synth_uri(p.dst), &params);
 	(void)pair_completes(&p);

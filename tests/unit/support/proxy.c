@@ -11,18 +11,35 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "tests/unit/support/raw.h"
 
 #define MUTE_LOOK_MS 10
+#define SLOW_BUFFER  65536
 
 /* One connection: fd[0] is the source, fd[1] the destination. */
 struct link {
 	struct proxy *p;
 	int fd[2];
+	uint64_t free_at_ns; /* of a slow wire */
 	uint64_t passed[PROXY_WAYS];
 	bool ended[PROXY_WAYS];
 	bool cut;
 };
+
+/* The time that so many bytes take on a slow wire. What is late is made up for. */
+static void take_time(struct link *l, uint64_t bytes)
+{
+	uint64_t now = clock_mono_ns();
+	struct timespec at;
+
+	if (l->free_at_ns + NS_PER_SEC / 10 < now)
+		l->free_at_ns = now - NS_PER_SEC / 10;
+	l->free_at_ns += bytes * NS_PER_SEC / l->p->bytes_s;
+	at = (struct timespec){.tv_sec = (time_t)(l->free_at_ns / NS_PER_SEC),
+			       .tv_nsec = (long)(l->free_at_ns % NS_PER_SEC)};
+	(void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL);
+}
 
 /* Move what there is. */
 static void pump(struct link *l, enum proxy_way way)
@@ -37,7 +54,10 @@ static void pump(struct link *l, enum proxy_way way)
 		(void)shutdown(l->fd[!way], SHUT_WR);
 		return;
 	}
-	put_bytes(&p->seen[way], buf, (size_t)n);
+	if (p->bytes_s && way == PROXY_TO_DEST)
+		take_time(l, (uint64_t)n);
+	else if (!p->bytes_s)
+		put_bytes(&p->seen[way], buf, (size_t)n);
 	raw_send(l->fd[!way], buf, (size_t)n);
 	l->passed[way] += (uint64_t)n;
 	l->cut = l->passed[way] >= p->cut_at[way];
@@ -47,8 +67,10 @@ static void serve(struct proxy *p, int fd)
 {
 	struct link l = {.p = p, .fd = {fd, raw_connect(p->target)}};
 	struct linger hard = {.l_onoff = 1};
-	int on = 1;
+	int on = 1, small = SLOW_BUFFER;
 
+	if (p->bytes_s)
+		(void)setsockopt(l.fd[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small));
 	for (unsigned i = 0; i < 2; i++)
 		(void)setsockopt(l.fd[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 	l.cut = l.fd[1] < 0 || !p->cut_at[0] || !p->cut_at[1];
@@ -91,17 +113,33 @@ static void *run(void *arg)
 	}
 }
 
-void proxy_start(struct proxy *p, const char *target, enum proxy_way way, uint64_t n, bool reset)
+static void start(struct proxy *p, const char *target)
 {
-	*p = (struct proxy){.cut_at = {PROXY_NO_CUT, PROXY_NO_CUT}, .reset = reset};
-	p->cut_at[way] = n;
+	int small = SLOW_BUFFER;
+
 	(void)snprintf(p->target, sizeof(p->target), "%s", target);
 	p->listen_fd = raw_listen(p->uri);
+	/* What is accepted has it from there. */
+	if (p->bytes_s)
+		(void)setsockopt(p->listen_fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
 	p->stop_fd = eventfd(0, EFD_CLOEXEC);
 	for (unsigned i = 0; i < PROXY_WAYS; i++)
 		wbuf_init(&p->seen[i], ORDER_LITTLE, 64u << 20);
 	if (p->stop_fd < 0 || pthread_create(&p->thread, NULL, run, p))
 		abort();
+}
+
+void proxy_start(struct proxy *p, const char *target, enum proxy_way way, uint64_t n, bool reset)
+{
+	*p = (struct proxy){.cut_at = {PROXY_NO_CUT, PROXY_NO_CUT}, .reset = reset};
+	p->cut_at[way] = n;
+	start(p, target);
+}
+
+void proxy_start_slow(struct proxy *p, const char *target, uint64_t bytes_s)
+{
+	*p = (struct proxy){.cut_at = {PROXY_NO_CUT, PROXY_NO_CUT}, .bytes_s = bytes_s};
+	start(p, target);
 }
 
 void proxy_stop(struct proxy *p)
