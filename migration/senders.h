@@ -3,17 +3,17 @@
  * The senders of a migration: one for each connection, from 1 to 16.
  *
  * Sender 0 is the coordinator itself, on the connection that also carries all control messages;
- *with one connection there is no other thread, and nothing here costs anything. Each of the others
- *has a thread ("mig-send-N"), a connection, and a window and chunks of its own. They work in
- **parts*: the coordinator lets them go, does its own part, and joins them. Between the parts they
- *rest, and what is theirs is the coordinator's.
+ * with one connection there is no other thread, and nothing here costs anything. Each of the others
+ * has a thread ("mig-send-N"), a connection, and a window and chunks of its own. They work in
+ * *parts*: the coordinator lets them go, does its own part, and joins them. Between the parts they
+ * rest, and what is theirs is the coordinator's.
  *
  *	coordinator:  go ─── own part ─── join        go ─── ...
  *	mig-send-1:   └────── part ────────┘  rests   └─── ...
  *
  * The first failure of any sender is kept, and breaks the connections of all but sender 0, so that
  * none waits for a peer that is not going to read: the destination then gives up by itself, says
- *why on connection 0 and closes it.
+ * why on connection 0 and closes it.
  *
  * Threads: the coordinator, unless said otherwise.
  */
