@@ -12,7 +12,7 @@ from ferrylab import LabError
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
 SAMPLE_S = 0.01  # between two looks at a migration
-WORK_S = 0.1     # between two questions to the guest
+WORK_S = 0.2     # between two questions to the guest, whose answers take it some milliseconds
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from . import scenario as sc
 from .results import Result
 
 READY_S = 180      # a guest fills its memory first
-BASE_S = 0.5       # of the guest's work before the migration
+BASE_S = 1         # of the guest's work before the migration
 AFTER_S = 0.3      # and after it
 CANCEL_S = 20
 RUNNING_S = 20     # from "completed" to the guest's running

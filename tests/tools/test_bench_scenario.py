@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import unittest
+from unittest import mock
 
 import support_bench
-from bench import matrix, scenario
+from bench import hosts, matrix, scenario
 from bench.vmms import Features
 
 GOOD = """
@@ -201,6 +202,24 @@ class FeatureTest(unittest.TestCase):
         for key, value in (("channels", 2), ("compression", "zstd"), ("throttle", "auto"),
                            ("dirty_log", "ring"), ("hints", "guest")):
             self.assertIsNone(f.missing({**settings, key: value}), key)
+
+
+class HostsTest(unittest.TestCase):
+    def test_privileges(self):
+        with mock.patch("os.geteuid", return_value=1000):
+            self.assertIn("need root", hosts.problem("1gbit"))
+            self.assertIn("need root", hosts.problem("unlimited"))
+            self.assertIsNone(hosts.problem("loopback"))
+            self.assertIsNone(hosts.problem("file"))
+            self.assertIsNone(hosts.make("loopback").device)  # others' bytes are not counted
+        with mock.patch("os.geteuid", return_value=0):
+            self.assertIsNone(hosts.problem("1gbit"))
+
+    def test_device_bytes(self):
+        received, sent = hosts.device_bytes(os.getpid(), "lo")
+        self.assertEqual(received, sent)
+        with self.assertRaisesRegex(hosts.LabError, "no network device nodev"):
+            hosts.device_bytes(os.getpid(), "nodev")
 
 
 class CommandTest(unittest.TestCase):
