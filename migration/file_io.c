@@ -8,10 +8,13 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define RING_ENTRIES 64
 #define EXTENTS      MIG_FILE_LANES
+
+#define BACKGROUND_NICE 10
 
 struct op {
 	unsigned extent; /* index into the worker's extents */
@@ -261,8 +264,11 @@ static void *work(void *arg)
 	struct mig_file_worker *w = arg;
 	struct shared *s = w->shared;
 	struct err e = ERR_INIT;
-	int rc = do_extents(w, &e);
+	int rc;
 
+	if (s->job->background)
+		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BACKGROUND_NICE);
+	rc = do_extents(w, &e);
 	if (rc)
 		settle(w);
 	if (rc) {

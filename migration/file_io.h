@@ -36,6 +36,7 @@ struct mig_file_job {
 	int fd;
 	bool write;
 	unsigned n_threads;
+	bool background; /* the threads give way to others: to the guest that runs meanwhile */
 	struct mig_stop *stop; /* NULL: none */
 	/* Call mig_file_submit() for what is to be moved. */
 	int (*begin)(void *ctx, struct mig_file_worker *w, const struct mig_file_extent *x,

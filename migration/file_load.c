@@ -238,7 +238,10 @@ int mig_file_prefetch(const struct mig_file *f, struct mem *mem, const struct mi
 {
 	unsigned lanes = how->n_threads * MIG_FILE_LANES;
 	struct loading l = {.file = f, .mem = mem, .progress = how->progress};
-	struct mig_file_job job = {.begin = verify_begin, .finish = verify_finish, .ctx = &l};
+	struct mig_file_job job = {.background = mem != NULL,
+				   .begin = verify_begin,
+				   .finish = verify_finish,
+				   .ctx = &l};
 	int rc;
 
 	l.buffers = calloc(lanes, sizeof(*l.buffers));

@@ -141,6 +141,7 @@ int mig_file_save_pages(struct mig_file_save *f, struct err *e)
 					 .fd = f->fd,
 					 .write = true,
 					 .n_threads = f->params.n_threads,
+					 .background = f->background,
 					 .stop = f->stop,
 					 .begin = write_begin,
 					 .finish = write_finish,

@@ -20,6 +20,7 @@ struct mig_file_save {
 	struct mig_file_params params;
 	struct mig_stop *stop;
 	struct mig_live *live; /* NULL: the guest stands still */
+	bool background;       /* the guest runs, and comes first */
 	struct mig_file_layout layout;
 	uint64_t *present[MEM_MAX_BLOCKS];
 	uint64_t *page_sums[MEM_MAX_BLOCKS]; /* of pages that are present */

@@ -7,12 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-
-#define FETCH_NICE 10
 
 struct mig_restore {
 	/* constant after start */
@@ -187,7 +183,7 @@ static int restore(struct mig_restore *r, struct err *e)
 static int fetch(struct mig_restore *r, struct err *e)
 {
 	const struct mig_machine *m = &r->cfg.machine;
-	/* One thread, and a modest one: the processors are the guest's. */
+	/* One thread: the processors are the guest's. */
 	const struct mig_file_load how = {
 		.n_threads = 1, .stop = &r->stop, .progress = &r->progress};
 	struct err why = ERR_INIT;
@@ -195,7 +191,6 @@ static int fetch(struct mig_restore *r, struct err *e)
 	int rc;
 
 	set_state(r, MIG_POSTCOPY);
-	(void)setpriority(PRIO_PROCESS, (id_t)gettid(), FETCH_NICE);
 	rc = mig_file_prefetch(r->file, r->cfg.mem, &how, e);
 	if (!rc || mig_stop_is_set(&r->stop))
 		return 0;

@@ -159,8 +159,10 @@ static int running(struct mig_save *s, struct err *e)
 	int rc = mig_live_start(&s->live, s->cfg.mem, s->cfg.live, e);
 
 	s->file.live = &s->live;
+	s->file.background = true;
 	if (!rc)
 		rc = write_passes(s, e);
+	s->file.background = false;
 	if (!rc && copy)
 		rc = mig_live_make_room(&s->live, mig_live_left(&s->live) * 2, e);
 	if (!rc)
