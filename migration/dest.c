@@ -132,7 +132,7 @@ static int send_loaded(struct mig_dest *d, uint32_t number, uint64_t load_ns, st
 static int rehearse(struct mig_dest *d, struct err *e)
 {
 	const struct mig_machine *m = &d->cfg.machine;
-	uint64_t begin_ns = clock_mono_ns();
+	uint64_t begin_ns = clock_mono_ns(), load_ns, digest_ns;
 	int rc = rbuf_done(&d->reader.meta) ? mig_incoming_rehearsal(&d->in, e)
 					    : err_set(e, EPROTO, "malformed rehearse message");
 
@@ -141,8 +141,10 @@ static int rehearse(struct mig_dest *d, struct err *e)
 		if (rc)
 			err_prefix(e, "loading the guest's state");
 	}
+	load_ns = clock_mono_ns() - begin_ns;
+	mig_incoming_rehearse_digest(&d->in, &digest_ns);
 	if (!rc)
-		rc = send_loaded(d, 0, clock_mono_ns() - begin_ns, e);
+		rc = send_loaded(d, 0, load_ns + digest_ns, e);
 	mig_incoming_again(&d->in);
 	return rc;
 }
@@ -253,16 +255,19 @@ static int take_over(struct mig_dest *d, bool run, bool tell, struct err *e)
 }
 
 /* From the end mark to the source's word: as await_commit(), or why the guest is not ready. */
-static int get_ready(struct mig_dest *d, uint32_t number, struct err *e)
+static int get_ready(struct mig_dest *d, const struct wire_end *end, struct err *e)
 {
 	uint64_t begin_ns = clock_mono_ns();
-	int rc = d->cfg.machine.apply(d->cfg.machine.ctx, e);
+	int rc = mig_incoming_digest(&d->in, end->digest, e);
 
+	if (rc)
+		return rc;
+	rc = d->cfg.machine.apply(d->cfg.machine.ctx, e);
 	if (rc) {
 		err_prefix(e, "loading the guest's state");
 		return rc;
 	}
-	rc = send_loaded(d, number, clock_mono_ns() - begin_ns, e);
+	rc = send_loaded(d, end->number, clock_mono_ns() - begin_ns, e);
 	/* If that failed the source cannot have committed: it has not heard READY whole. */
 	return rc ? rc : await_commit(d, e);
 }
@@ -282,7 +287,7 @@ static int receive_all(struct mig_dest *d, struct wire_end *end, struct err *e)
 		if (rc)
 			return rc;
 		mig_dest_state(d, MIG_DEVICE, NULL);
-		rc = get_ready(d, end->number, e);
+		rc = get_ready(d, end, e);
 		mig_incoming_again(&d->in);
 	} while (rc == CALLED_OFF);
 	return rc;

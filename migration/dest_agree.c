@@ -48,6 +48,7 @@ int mig_dest_hello(struct mig_dest *d, struct wire_welcome *welcome, struct err 
 		rc = receive_early(d, h->n_early, e);
 	if (!rc) {
 		d->in.zstd = h->features & WIRE_FEATURE_ZSTD;
+		d->in.digest = h->features & WIRE_FEATURE_DIGEST;
 		*welcome = (struct wire_welcome){.version = WIRE_VERSION,
 						 .features = h->features,
 						 .n_channels = h->n_channels};

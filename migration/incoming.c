@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "mem/bits.h"
+#include "mem/digest.h"
 #include "mem/page.h"
 
 int mig_incoming_init(struct mig_incoming *in, struct mem *mem, const struct mig_machine *machine,
@@ -368,4 +369,31 @@ int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *
 		return err_set(e, EPROTO, "state is incomplete: %u sections came of %u",
 			       in->n_sections_seen, in->machine->n_sections);
 	return 0;
+}
+
+int mig_incoming_digest(const struct mig_incoming *in, uint64_t want, struct err *e)
+{
+	uint64_t got;
+
+	if (!in->digest)
+		return 0;
+	got = mem_digest(in->mem, MIG_DIGEST_THREADS);
+	if (got == want)
+		return 0;
+	return err_set(
+		e, EIO,
+		"the memory that arrived is not the source's: its digest is %016llx there and "
+		"%016llx here",
+		(unsigned long long)want, (unsigned long long)got);
+}
+
+void mig_incoming_rehearse_digest(struct mig_incoming *in, uint64_t *ns)
+{
+	uint64_t begin_ns = clock_mono_ns();
+
+	if (in->digest && !in->digest_ns) {
+		(void)mem_digest(in->mem, MIG_DIGEST_THREADS);
+		in->digest_ns = clock_mono_ns() - begin_ns + 1;
+	}
+	*ns = in->digest_ns;
 }

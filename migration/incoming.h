@@ -19,7 +19,9 @@
 #include "migration/wire.h"
 
 struct mig_incoming {
-	bool zstd; /* pages may come compressed: it was agreed */
+	bool zstd;          /* pages may come compressed: it was agreed */
+	bool digest;        /* RAM is compared at the end: likewise */
+	uint64_t digest_ns; /* what that took here in a rehearsal */
 	struct mem *mem;
 	const struct mig_machine *machine;
 	uint64_t *arrived[MEM_MAX_BLOCKS], *suspect[MEM_MAX_BLOCKS];
@@ -60,6 +62,12 @@ int mig_incoming_section(struct mig_incoming *in, struct rbuf *meta, struct err 
 int mig_incoming_rehearsal(const struct mig_incoming *in, struct err *e);
 /* The sections so far were not the last ones: all of them come again. */
 void mig_incoming_again(struct mig_incoming *in);
+/*
+ * With `digest`, while nothing arrives: is all RAM what the source says it is? For a rehearsal only
+ * the time is taken, once; *ns is then what it took.
+ */
+int mig_incoming_digest(const struct mig_incoming *in, uint64_t want, struct err *e);
+void mig_incoming_rehearse_digest(struct mig_incoming *in, uint64_t *ns);
 /* Is everything here that the source says it sent, and is it whole? */
 int mig_incoming_complete(const struct mig_incoming *in, const struct wire_end *end, struct err *e);
 

@@ -53,6 +53,8 @@ enum mig_phase {
 	MIG_PHASE_HELD,    /* pause-before-switchover: until the user says so */
 	MIG_PHASE_COLLECT, /* the source reads the state outside RAM */
 	MIG_PHASE_SYNC,    /* the last look at the dirty log */
+	MIG_PHASE_VERIFY,  /* verify: the source's digest of all RAM (the destination's is in LOAD)
+			    */
 	MIG_PHASE_PAGES,   /* the last pages, into the socket */
 	MIG_PHASE_STATE,   /* what the socket holds, the sections, and the answer's way back */
 	MIG_PHASE_LOAD,    /* the destination decodes and loads the state */
@@ -94,6 +96,7 @@ struct mig_params {
 	/* what follows counts at the start only */
 	unsigned channels; /* connections, 1 to MIG_CHANNELS_MAX (0: 1) */
 	bool compress;     /* by zstd, while that makes it shorter */
+	bool verify; /* compare all RAM at the switchover; free page hints are left out then */
 };
 
 void mig_params_default(struct mig_params *p);

@@ -16,9 +16,9 @@ const char *mig_phase_name(enum mig_phase p)
 	static const char *const names[MIG_PHASES] = {
 		[MIG_PHASE_PAUSE] = "pause",     [MIG_PHASE_HELD] = "held",
 		[MIG_PHASE_COLLECT] = "collect", [MIG_PHASE_SYNC] = "sync",
-		[MIG_PHASE_PAGES] = "pages",     [MIG_PHASE_STATE] = "state",
-		[MIG_PHASE_LOAD] = "load",       [MIG_PHASE_COMMIT] = "commit",
-		[MIG_PHASE_START] = "start",
+		[MIG_PHASE_VERIFY] = "verify",   [MIG_PHASE_PAGES] = "pages",
+		[MIG_PHASE_STATE] = "state",     [MIG_PHASE_LOAD] = "load",
+		[MIG_PHASE_COMMIT] = "commit",   [MIG_PHASE_START] = "start",
 	};
 
 	return names[p];
@@ -45,8 +45,8 @@ void mig_costs_init(struct mig_costs *c, unsigned n_cpus, uint64_t rtt_ns)
 /* Is it measured beside a running guest? */
 static bool is_shared(enum mig_phase phase)
 {
-	return phase == MIG_PHASE_SYNC || phase == MIG_PHASE_STATE || phase == MIG_PHASE_LOAD ||
-	       phase == MIG_PHASE_COMMIT;
+	return phase == MIG_PHASE_SYNC || phase == MIG_PHASE_VERIFY || phase == MIG_PHASE_STATE ||
+	       phase == MIG_PHASE_LOAD || phase == MIG_PHASE_COMMIT;
 }
 
 static uint64_t from_samples(const struct mig_cost *c, bool least)

@@ -2,6 +2,7 @@
 /* The source's rehearsal: the fixed part of a switchover, measured instead of allowed for. */
 #include <errno.h>
 
+#include "mem/digest.h"
 #include "migration/source_state.h"
 
 #define TAIL_MAX  (64u << 20)       /* all sections together */
@@ -65,7 +66,8 @@ int mig_send_state(struct mig_source *s, enum wire_type mark, struct err *e)
 			       .n_sections = s->cfg.machine.n_sections,
 			       .was_running = s->was_running,
 			       .number = s->n_ends,
-			       .marks = s->marks_others};
+			       .marks = s->marks_others,
+			       .digest = s->digest};
 	struct wbuf tail, meta;
 	int rc;
 
@@ -129,6 +131,15 @@ static int exchange(struct mig_source *s, struct err *e)
 	return 0;
 }
 
+/* Of memory that changes meanwhile: it is the time that counts, once. */
+static void rehearse_digest(struct mig_source *s)
+{
+	uint64_t begin_ns = clock_mono_ns();
+
+	(void)mem_digest(s->cfg.mem, MIG_DIGEST_THREADS);
+	mig_costs_learn(&s->costs, MIG_PHASE_VERIFY, clock_mono_ns() - begin_ns);
+}
+
 int mig_rehearse(struct mig_source *s, struct err *e)
 {
 	struct mig_rehearsal r = {0};
@@ -148,6 +159,8 @@ int mig_rehearse(struct mig_source *s, struct err *e)
 	s->status.rehearsal_pause_ns_last = dark_ns;
 	s->status.rehearsal_pause_ns_total += dark_ns;
 	pthread_mutex_unlock(&s->lock);
+	if (s->cfg.params.verify && !s->rehearsed_ns)
+		rehearse_digest(s);
 	for (unsigned i = 0; i < EXCHANGES && !rc; i++)
 		rc = exchange(s, e);
 	s->rehearsed_ns = clock_mono_ns();

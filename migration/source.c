@@ -129,8 +129,9 @@ static int prepare(struct mig_source *s, struct err *e)
 	rc = mig_bitmap_init(&s->bitmap, pages, s->cfg.mem->n_blocks);
 	if (rc)
 		return err_set(e, ENOMEM, "out of memory for the migration bitmap");
+	/* Of a free page the two sides hold different bytes, and both are right. */
 	rc = mig_free_init(&s->free, s->cfg.mem, &s->bitmap, &s->cfg.dirty, s->cfg.free_sources,
-			   s->cfg.n_free_sources);
+			   s->cfg.params.verify ? 0 : s->cfg.n_free_sources);
 	if (rc)
 		return err_set(e, ENOMEM, "out of memory for the record of free pages");
 	s->logging = true;

@@ -158,6 +158,8 @@ static void fill_hello(struct mig_source *s, struct wire_hello *h)
 		h->features |= WIRE_FEATURE_CHANNELS;
 	if (s->cfg.params.compress)
 		h->features |= WIRE_FEATURE_ZSTD;
+	if (s->cfg.params.verify)
+		h->features |= WIRE_FEATURE_DIGEST;
 	h->page_bytes = (uint32_t)MEM_PAGE_BYTES;
 	h->n_cpus = m->n_cpus;
 	h->token_hash = wire_token_hash(s->token);

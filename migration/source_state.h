@@ -72,6 +72,7 @@ struct mig_source {
 	bool hold;                    /* wait for the user before going on */
 	bool held;                    /* by the user: the limit counts no more */
 	uint64_t dark_until_ns; /* the source must have committed by then, or the guest goes on */
+	uint64_t digest;        /* of all RAM, with verify */
 	bool ended_state;       /* END is out: the destination makes itself ready */
 	unsigned readies_owed;  /* READYs still to come, those to switchovers called off included */
 	uint32_t n_ends;        /* ENDs sent */

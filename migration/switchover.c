@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "mem/digest.h"
 #include "migration/source_state.h"
 
 /*
@@ -79,6 +80,8 @@ static void learn_from_attempt(struct mig_source *s, enum mig_phase reached)
 		learn_phase(s, MIG_PHASE_COLLECT, s->took_ns[MIG_PHASE_COLLECT]);
 	if (reached > MIG_PHASE_SYNC)
 		learn_phase(s, MIG_PHASE_SYNC, s->took_ns[MIG_PHASE_SYNC]);
+	if (reached > MIG_PHASE_VERIFY && s->cfg.params.verify)
+		learn_phase(s, MIG_PHASE_VERIFY, s->took_ns[MIG_PHASE_VERIFY]);
 	if (reached > MIG_PHASE_STATE) {
 		learn_phase(s, MIG_PHASE_STATE, state_ns > wire_ns ? state_ns - wire_ns : 0);
 		learn_phase(s, MIG_PHASE_LOAD, s->took_ns[MIG_PHASE_LOAD]);
@@ -183,6 +186,17 @@ static int last_sync(struct mig_source *s, struct err *e)
 
 	phase_done(s, MIG_PHASE_SYNC);
 	return rc;
+}
+
+/* RAM is what it will be: the vCPUs and devices stand still. */
+static int take_digest(struct mig_source *s, struct err *e)
+{
+	(void)e;
+	if (!s->cfg.params.verify)
+		return 0;
+	s->digest = mem_digest(s->cfg.mem, MIG_DIGEST_THREADS);
+	phase_done(s, MIG_PHASE_VERIFY);
+	return 0;
 }
 
 /* MIG_CALLED_OFF if they would not be out in time for what comes after them to fit the limit. */
@@ -307,7 +321,8 @@ static int before_commit(struct mig_source *s, enum mig_phase *reached, struct e
 		{pause_guest, MIG_PHASE_PAUSE, MIG_PHASE_HELD},
 		{hold, MIG_PHASE_HELD, MIG_PHASE_COLLECT},
 		{collect, MIG_PHASE_COLLECT, MIG_PHASE_SYNC},
-		{last_sync, MIG_PHASE_SYNC, MIG_PHASE_PAGES},
+		{last_sync, MIG_PHASE_SYNC, MIG_PHASE_VERIFY},
+		{take_digest, MIG_PHASE_VERIFY, MIG_PHASE_PAGES},
 		{last_pages, MIG_PHASE_PAGES, MIG_PHASE_STATE},
 		{hand_state, MIG_PHASE_STATE, MIG_PHASE_COMMIT},
 	};

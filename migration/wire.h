@@ -37,7 +37,8 @@
 /* HELLO's features: what the source will use. D refuses one that it does not know. */
 #define WIRE_FEATURE_CHANNELS 1u /* more than one connection */
 #define WIRE_FEATURE_ZSTD     2u /* PAGES may be compressed */
-#define WIRE_FEATURES         (WIRE_FEATURE_CHANNELS | WIRE_FEATURE_ZSTD)
+#define WIRE_FEATURE_DIGEST   4u /* END has a digest of RAM, which D compares */
+#define WIRE_FEATURES         (WIRE_FEATURE_CHANNELS | WIRE_FEATURE_ZSTD | WIRE_FEATURE_DIGEST)
 
 #define WIRE_PAGES_ZSTD 0x80u /* in the block's byte: the data are one zstd frame */
 
@@ -181,12 +182,15 @@ void wire_put_pages(struct wbuf *w, const struct wire_pages *p);
 int wire_get_pages(struct rbuf *r, const struct mem *m, uint32_t data_bytes, struct wire_pages *p,
 		   struct err *e);
 
+#define MIG_DIGEST_THREADS 4
+
 struct wire_end {
 	uint64_t normal_pages, zero_pages; /* sent in all, repeats included */
 	uint32_t n_sections;
 	uint8_t was_running;
 	uint32_t number; /* of this END, from 1: READY says which one it answers */
 	uint64_t marks;  /* on each connection but the first, up to here; 0 if there are none */
+	uint64_t digest; /* mem_digest() with WIRE_FEATURE_DIGEST, else 0 */
 };
 
 void wire_put_end(struct wbuf *w, const struct wire_end *m);

@@ -205,6 +205,7 @@ void wire_put_end(struct wbuf *w, const struct wire_end *m)
 	put_u8(w, m->was_running);
 	put_u32(w, m->number);
 	put_u64(w, m->marks);
+	put_u64(w, m->digest);
 }
 
 int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e)
@@ -215,6 +216,7 @@ int wire_get_end(struct rbuf *r, struct wire_end *m, struct err *e)
 	m->was_running = get_u8(r);
 	m->number = get_u32(r);
 	m->marks = get_u64(r);
+	m->digest = get_u64(r);
 	if (!rbuf_done(r) || m->was_running > 1 || !m->number)
 		return err_set(e, EPROTO, "malformed end message");
 	return 0;

@@ -99,8 +99,20 @@ class ChannelsTest(SystemTest):
         self.assertEqual(last["status"], "completed")
         self.check_shares(last, 3)
         self.verify_lives(destination)
+        self.assertEqual(last["x-ferry-downtime-phases"]["source"]["verify"], 0, last)
         self.ferry("migrate", "--channels", "17", source.control_path, uri, status=2)
         self.ferry("migrate", "--channels", "0", source.control_path, uri, status=2)
+
+    def test_verified(self):
+        """All memory is compared, while the guest writes flat out."""
+        destination, uri = self.wait_at(cpus=2)
+        source = self.writer(cmdline="size=32M rate=0", cpus=2)
+        output = self.ferry("migrate", "--json", "--verify", "--downtime-limit", "5000",
+                            "--channels", "2", source.control_path, uri)
+        last = json.loads(output.splitlines()[-1])
+        self.assertEqual(last["status"], "completed", last)
+        self.assertGreater(last["x-ferry-downtime-phases"]["source"]["verify"], 0, last)
+        self.verify_lives(destination)
 
 
 if __name__ == "__main__":

@@ -370,15 +370,15 @@ END_TEST
 
 START_TEST(small_messages)
 {
-	struct wire_end end = {1ull << 60, 7, 9, 1, 3, 11}, back;
+	struct wire_end end = {1ull << 60, 7, 9, 1, 3, 11, 13}, back;
 	char text[WIRE_TEXT_MAX + 1], lengthy[1000];
 	struct wbuf w = new_meta();
 	struct rbuf r;
 	uint64_t v;
 
 	wire_put_end(&w, &end);
-	ck_assert_uint_eq(w.len, 33);
-	r = reader_of(&w, 33);
+	ck_assert_uint_eq(w.len, 41);
+	r = reader_of(&w, 41);
 	ck_assert_int_eq(wire_get_end(&r, &back, NULL), 0);
 	ck_assert_uint_eq(back.normal_pages, end.normal_pages);
 	ck_assert_uint_eq(back.zero_pages, 7);

@@ -23,7 +23,7 @@
 #define LINE_BYTES     256
 
 struct migrate_options {
-	bool json, hold, compress, auto_converge;
+	bool json, hold, compress, verify, auto_converge;
 	uint64_t limit_ms, bandwidth, channels, converge_s;
 	json_t *free_pages; /* NULL: none */
 };
@@ -59,6 +59,13 @@ static int set_compress(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct migrate_options *)out)->compress = true;
+	return 0;
+}
+
+static int set_verify(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct migrate_options *)out)->verify = true;
 	return 0;
 }
 
@@ -141,6 +148,8 @@ static const struct opt migrate_table[] = {
 	{"compress", NULL, "compress memory by zstd while that makes it shorter", set_compress},
 	{"free-pages", "GPA+LEN,...", "what the guest does not need of its RAM: not sent",
 	 set_free_pages},
+	{"verify", NULL, "compare all memory on both sides before the guest goes on there",
+	 set_verify},
 	{"pause-before-switchover", NULL, "wait, the guest paused, for 'ferry continue GUEST'",
 	 set_hold},
 	{"auto-converge", NULL, "slow down vCPUs that write faster than it can be sent",
@@ -351,12 +360,12 @@ static int wait_a_little(struct follow *f, struct err *e)
 static json_t *migrate_args(const struct follow *f)
 {
 	return json_pack(
-		"{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:b,s:O*}", "uri", f->uri, "downtime-limit",
+		"{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:b,s:b,s:O*}", "uri", f->uri, "downtime-limit",
 		(json_int_t)f->opts->limit_ms, "max-bandwidth", (json_int_t)f->opts->bandwidth,
 		"multifd-channels", (json_int_t)f->opts->channels, "multifd-compression",
 		f->opts->compress ? "zstd" : "none", "auto-converge", (int)f->opts->auto_converge,
 		"x-converge-time", (json_int_t)f->opts->converge_s, "pause-before-switchover",
-		(int)f->opts->hold, "x-ferry-free-pages", f->opts->free_pages);
+		(int)f->opts->hold, "x-ferry-verify", (int)f->opts->verify, "x-ferry-free-pages", f->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */

@@ -195,6 +195,7 @@ static const struct qmp_command table[] = {
 		  {"pause-before-switchover", QMP_BOOL, true},
 		  {"multifd-channels", QMP_UINT, true},
 		  {"multifd-compression", QMP_STRING, true},
+		  {"x-ferry-verify", QMP_BOOL, true},
 		  {"x-ferry-free-pages", QMP_LIST, true},
 		  PARAMETERS}},
 	{.name = "migrate-incoming",

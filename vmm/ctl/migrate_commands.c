@@ -61,6 +61,7 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	}
 	params.throttle.auto_converge = caps.auto_converge;
 	params.throttle.dirty_limit = caps.dirty_limit;
+	params.verify = json_is_true(json_object_get(args, "x-ferry-verify"));
 	if (!rc)
 		rc = count_channels(s, args, &params, e);
 	if (!rc)

@@ -88,6 +88,7 @@ void stream_end(struct stream *s, uint64_t normal, uint64_t zero, uint32_t n, ui
 	put_u8(&s->meta, running);
 	put_u32(&s->meta, 1);
 	put_u64(&s->meta, s->marks);
+	put_u64(&s->meta, 0);
 	stream_frame(s, WIRE_END, 0);
 }
 

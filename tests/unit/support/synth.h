@@ -142,6 +142,7 @@ struct synth {
 	bool hold;         /* the same: pause before the switchover */
 	unsigned channels; /* 0: one */
 	bool compress;
+	bool verify;
 	struct mig_source *source;
 	struct mig_dest *dest;
 };

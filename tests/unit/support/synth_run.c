@@ -241,6 +241,7 @@ void synth_send(struct synth *src, const char *uri, uint64_t bandwidth, uint64_t
 	p.downtime_limit_ms = limit_ms;
 	p.pause_before_switchover = src->hold;
 	p.compress = src->compress;
+	p.verify = src->verify;
 	p.channels = src->channels;
 	synth_send_params(src, uri, &p);
 }
