@@ -69,27 +69,38 @@ static void start_round(struct mig_free_pages *f)
 	f->started = true;
 }
 
-int mig_free_step(struct mig_free_pages *f, struct err *e)
+/* Protect n words' pages, those that wait to be sent: none is taken meanwhile. */
+static int protect_waiting(struct mig_free_pages *f, uint64_t n, struct err *e)
 {
-	uint64_t mask[SLICE_WORDS], n;
+	const struct bitset *b = &f->bitmap->blocks[f->block];
+	uint64_t mask[SLICE_WORDS];
+
+	/*
+	 * One that has been sent was protected then, and what the log says of it since is a write
+	 * that must not be forgotten.
+	 */
+	for (uint64_t i = 0; i < n; i++)
+		mask[i] = __atomic_load_n(&b->words[f->word + i], __ATOMIC_RELAXED);
+	f->protect_calls++;
+	f->protect_pages += bits_count(mask, n);
+	return f->dirty->protect(f->dirty->ctx, f->block, f->word, mask, n, e);
+}
+
+int mig_free_step(struct mig_free_pages *f, pthread_mutex_t *taking, struct err *e)
+{
 	const struct bitset *b;
+	uint64_t n;
 	int rc;
 
 	if (!f->n_sources || f->started || f->over)
 		return 0;
 	b = &f->bitmap->blocks[f->block];
 	n = b->n_words - f->word < SLICE_WORDS ? b->n_words - f->word : SLICE_WORDS;
-	/*
-	 * Only pages that wait to be sent. One that has been sent was protected then, and what the
-	 * log says of it since is a write that must not be forgotten.
-	 */
-	for (uint64_t i = 0; i < n; i++)
-		mask[i] = __atomic_load_n(&b->words[f->word + i], __ATOMIC_RELAXED);
-	rc = f->dirty->protect(f->dirty->ctx, f->block, f->word, mask, n, e);
+	pthread_mutex_lock(taking);
+	rc = protect_waiting(f, n, e);
+	pthread_mutex_unlock(taking);
 	if (rc)
 		return rc;
-	f->protect_calls++;
-	f->protect_pages += bits_count(mask, n);
 	f->word += n;
 	if (f->word == b->n_words) {
 		f->block++;

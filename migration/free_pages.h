@@ -47,9 +47,11 @@ void mig_free_destroy(struct mig_free_pages *f);
 
 /*
  * Called between the chunks of the bulk pass: protects another slice of RAM, and begins the round
- * when all of it is. -errno of protect().
+ * when all of it is. `taking` is the lock under which senders take pages: none may leave the bitmap
+ * between the look at it and the protecting, or a write since its sender protected it would be
+ * forgotten. -errno of protect().
  */
-int mig_free_step(struct mig_free_pages *f, struct err *e);
+int mig_free_step(struct mig_free_pages *f, pthread_mutex_t *taking, struct err *e);
 
 /* The round is over: when this returns no hint counts any more. Does not wait for any guest. */
 void mig_free_end(struct mig_free_pages *f);

@@ -259,7 +259,7 @@ static int send_part(struct mig_sender *w, struct err *e)
 		if (!rc && !w->index)
 			rc = mig_source_heed(s, e);
 		if (!rc && !w->index)
-			rc = mig_free_step(&s->free, e);
+			rc = mig_free_step(&s->free, &s->senders.cursor.lock, e);
 		if (!w->index)
 			account(s);
 	}

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Free page hints: what is saved by true ones, and that nothing is lost by any other. */
 #include <check.h>
+#include <errno.h>
 #include <string.h>
 
+#include "base/cond.h"
+#include "mem/bits.h"
 #include "mem/page.h"
 #include "tests/unit/support/pair.h"
 
@@ -181,4 +184,118 @@ START_TEST(silence_and_failure)
 }
 END_TEST
 
-PAIR_MAIN("free-pages", 60, free_is_not_sent, log_wins, nonsense_is_harmless, silence_and_failure)
+/*
+ * The coordinator protects all pages that wait to be sent while another sender takes some of them.
+ * To see whether one falls between, its first call lasts until the other sender has taken,
+ * protected and looked at such pages, which the guest then writes; or until it is clear that it
+ * cannot.
+ */
+#define NOBODY_NS (300 * NS_PER_MS)
+
+struct stealing {
+	struct synth *s;
+	struct mig_dirty_source inner;
+	pthread_t coordinator;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool open, closed; /* the coordinator's call */
+	uint64_t waiting[RAM_PAGES / 64], stolen[RAM_PAGES / 64];
+	unsigned windows; /* of the other sender, since it is open */
+};
+
+static int steal_start(void *ctx, struct err *e)
+{
+	struct stealing *t = ctx;
+
+	t->coordinator = pthread_self();
+	return t->inner.start(t->inner.ctx, e);
+}
+
+static int steal_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
+{
+	struct stealing *t = ctx;
+
+	return t->inner.harvest(t->inner.ctx, into, e);
+}
+
+static void steal_stop(void *ctx)
+{
+	struct stealing *t = ctx;
+
+	t->inner.stop(t->inner.ctx);
+}
+
+/* Under the lock: the whole of RAM but for what is on its way already. */
+static void let_steal(struct stealing *t, const uint64_t *mask)
+{
+	uint64_t until = clock_mono_ns() + NOBODY_NS;
+
+	memcpy(t->waiting, mask, sizeof(t->waiting));
+	t->open = true;
+	/* With the second window the pages of the first have been looked at. */
+	while (t->windows < 2 && !thread_cond_wait(&t->changed, &t->lock, until))
+		;
+	t->open = false;
+	t->closed = true;
+	for (uint64_t page = 0; page < RAM_PAGES; page++) {
+		if (bits_test(t->stolen, page))
+			synth_store(t->s, page, page * 7 + 1);
+	}
+}
+
+static void steal(struct stealing *t, uint64_t first_word, const uint64_t *mask, uint64_t n_words)
+{
+	if (!t->open || pthread_equal(pthread_self(), t->coordinator))
+		return;
+	for (uint64_t w = 0; w < n_words && !t->windows; w++)
+		t->stolen[first_word + w] |= mask[w] & t->waiting[first_word + w];
+	t->windows++;
+	pthread_cond_broadcast(&t->changed);
+}
+
+static int steal_protect(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
+			 uint64_t n_words, struct err *e)
+{
+	struct stealing *t = ctx;
+
+	pthread_mutex_lock(&t->lock);
+	if (n_words == RAM_PAGES / 64 && !t->closed)
+		let_steal(t, mask);
+	else
+		steal(t, first_word, mask, n_words);
+	pthread_mutex_unlock(&t->lock);
+	return t->inner.protect(t->inner.ctx, block, first_word, mask, n_words, e);
+}
+
+START_TEST(beside_another_sender)
+{
+	for (uint64_t seed = 1; seed <= 2; seed++) {
+		struct pair p;
+		struct teller t = {.p = &p};
+		struct mig_free_source source = source_of(&t);
+		struct stealing thief = {.windows = 0};
+
+		pair_up(&p, RAM_PAGES * MEM_PAGE_BYTES, seed);
+		p.src->channels = 2;
+		synth_fill(p.src, 0, RAM_PAGES);
+		thief.s = p.src;
+		thief.inner = p.src->dirty;
+		(void)pthread_mutex_init(&thief.lock, NULL);
+		thread_cond_init(&thief.changed);
+		p.src->dirty = (struct mig_dirty_source){.ctx = &thief,
+							 .start = steal_start,
+							 .harvest = steal_harvest,
+							 .protect = steal_protect,
+							 .stop = steal_stop};
+		send_with(&p, &source, 1);
+		(void)pair_completes(&p);
+		ck_assert(thief.closed);
+		pair_down(&p);
+		(void)pthread_cond_destroy(&thief.changed);
+		(void)pthread_mutex_destroy(&thief.lock);
+	}
+}
+END_TEST
+
+PAIR_MAIN("free-pages", 60, free_is_not_sent, log_wins, nonsense_is_harmless, silence_and_failure,
+	  beside_another_sender)
