@@ -254,6 +254,9 @@ static int begin(struct mig_chan *c, enum direction dir, struct err *e)
 		return fail(c, c->error, e);
 	if (!t->unfinished)
 		return 0;
+	/* Even if all is there already: a peer that never pauses must not hold anybody up. */
+	if (c->deadline_ns && clock_mono_ns() >= c->deadline_ns)
+		return fail(c, -ETIME, e);
 	if (dir == SENDING)
 		set_sending(c, true);
 	rc = submit(c, dir);

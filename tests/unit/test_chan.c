@@ -285,6 +285,43 @@ START_TEST(deadline)
 }
 END_TEST
 
+/* Sends whatever the other side takes, until it is gone. */
+static void *flood(void *arg)
+{
+	int fd = *(int *)arg;
+
+	while (send(fd, sent, 65536, MSG_NOSIGNAL) > 0 || errno == EAGAIN) {
+		struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+		(void)poll(&p, 1, 1000);
+	}
+	return NULL;
+}
+
+/* A peer that always has something to say is not listened to for longer either. */
+START_TEST(deadline_in_a_flood)
+{
+	for (unsigned tcp = 0; tcp < 2; tcp++) {
+		struct err e = ERR_INIT;
+		struct mig_chan *c;
+		pthread_t t;
+		int fd[2], rc = 0;
+
+		make_sockets(tcp, fd);
+		c = open_chan(fd[1], PATIENT);
+		ck_assert_int_eq(pthread_create(&t, NULL, flood, &fd[0]), 0);
+		mig_chan_set_deadline(c, clock_mono_ns() + 200 * NS_PER_MS);
+		while (!rc)
+			rc = mig_chan_recv(c, received, 28, &e);
+		ck_assert_int_eq(rc, -ETIMEDOUT);
+		ck_assert_str_eq(e.msg, "the peer was not done in time");
+		mig_chan_close(c);
+		(void)pthread_join(t, NULL);
+		(void)close(fd[0]);
+	}
+}
+END_TEST
+
 START_TEST(peer_closes)
 {
 	for (unsigned tcp = 0; tcp < 2; tcp++) {
@@ -495,6 +532,6 @@ START_TEST(linger)
 }
 END_TEST
 
-PAIR_MAIN("chan", 60, whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline, peer_closes,
-	  peer_resets, too_many_pieces, abort_ends_waits, abort_before, close_under_way,
-	  wait_readable, last_words, linger)
+PAIR_MAIN("chan", 60, whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline,
+	  deadline_in_a_flood, peer_closes, peer_resets, too_many_pieces, abort_ends_waits,
+	  abort_before, close_under_way, wait_readable, last_words, linger)
