@@ -105,12 +105,14 @@ static int call_off(struct mig_source *s, enum mig_phase reached, struct err *e)
 	s->paused = false;
 	mig_brake_hold(&s->brake, false);
 	mig_chan_set_deadline(s->chan, 0);
-	mig_source_polite(s, false);
 	if (s->ended_state) {
 		rc = wire_send(&s->writer, s->chan, WIRE_AGAIN, NULL, e);
 		if (rc)
 			return rc;
 	}
+	/* Only now may a cancel cut the line: before AGAIN the destination would wait for a word.
+	 */
+	mig_source_polite(s, false);
 	pthread_mutex_lock(&s->lock);
 	n = s->status.switchovers_called_off++;
 	pthread_mutex_unlock(&s->lock);
