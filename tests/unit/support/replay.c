@@ -9,12 +9,12 @@
 
 #include "tests/unit/support/proxy.h"
 
-void replay_up(struct replay *r)
+/* The pair is up: record. */
+static void record(struct replay *r)
 {
 	struct proxy proxy;
 	struct pair *p = &r->p;
 
-	pair_up(p, PAIR_MIB, 5);
 	synth_fill(p->src, REPLAY_FIRST_PAGE, REPLAY_PAGES);
 	proxy_start(&proxy, synth_uri(p->dst), PROXY_TO_DEST, PROXY_NO_CUT, false);
 	synth_send(p->src, proxy.uri, 0, 2000);
@@ -27,6 +27,19 @@ void replay_up(struct replay *r)
 	ck_assert_int_eq(r->frames[0].f.type, WIRE_HELLO);
 	ck_assert_int_eq(r->frames[r->n_frames - 1].f.type, WIRE_COMMIT);
 	replay_listen(r);
+}
+
+void replay_up(struct replay *r)
+{
+	pair_up(&r->p, PAIR_MIB, 5);
+	record(r);
+}
+
+void replay_up_verified(struct replay *r)
+{
+	pair_up_rehearsing(&r->p, PAIR_MIB, 5);
+	r->p.src->verify = true;
+	record(r);
 }
 
 void replay_down(struct replay *r)

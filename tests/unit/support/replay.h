@@ -24,6 +24,8 @@ struct replay {
 
 /* Move a guest with 1 MiB of RAM once and keep every byte; then a fresh destination listens. */
 void replay_up(struct replay *r);
+/* The same with rehearsals and a digest of all memory. */
+void replay_up_verified(struct replay *r);
 void replay_down(struct replay *r);
 /* A fresh destination, with no guest in it. */
 void replay_listen(struct replay *r);
