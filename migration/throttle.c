@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "migration/throttle.h"
 
+#include <math.h>
+
 #include "mem/mem.h"
 
 /* Time constants of the averages. */
@@ -12,7 +14,10 @@
  */
 #define ALLOWED_MIN 0.05
 #define ALLOWED_MAX 0.9
-#define ALLOWED     0.5 /* without a given time */
+#define ALLOWED     0.25 /* without a given time */
+/* Without a given time: the demand, of what the wire carries, at which slowing begins and ends. */
+#define OUTRUN_ON  0.9
+#define OUTRUN_OFF 0.6
 #define LEFT_MIN_S  0.5
 /* Less than 1 in so many pages that nobody has written is what the looking itself makes. */
 #define LOOSE_MIN 8
@@ -141,6 +146,20 @@ static double allowed_pages_s(const struct mig_throttle *t, const struct mig_thr
 	return allowed > wire * ALLOWED_MAX ? wire * ALLOWED_MAX : allowed;
 }
 
+/*
+ * Is it worth slowing anybody? While the guest makes fewer pages dirty than are sent, the rest
+ * shrinks for nothing; from there on a slow guest is the cheaper for it the slower it is.
+ */
+static bool outruns(struct mig_throttle *t)
+{
+	double demand = 0;
+
+	for (unsigned i = 0; i < t->n_cpus; i++)
+		demand += t->cpus[i].demand;
+	t->outrun = demand > t->wire * (t->outrun ? OUTRUN_OFF : OUTRUN_ON);
+	return t->outrun;
+}
+
 /* The level at which the demands, cut off there, add up to `allowed`. */
 static double fair_level(const struct mig_throttle *t, double allowed)
 {
@@ -198,8 +217,10 @@ void mig_throttle_step(struct mig_throttle *t, const struct mig_throttle_view *v
 	t->wire += (wire - t->wire) * weight(dt_s, WIRE_S);
 	if (t->aim.cpu_limit_pages_s)
 		level = (double)t->aim.cpu_limit_pages_s;
-	else
+	else if (t->aim.converge_ns || outruns(t))
 		level = fair_level(t, allowed_pages_s(t, v));
+	else
+		level = INFINITY;
 	set_shares(t, level);
 }
 

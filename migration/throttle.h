@@ -7,8 +7,11 @@
  * each vCPU.
  *
  * 1. *Allowed*: so many pages a second may become dirty that the rest still shrinks to what fits
- *    the downtime limit in the time that is given. Without a given time it is half of what the wire
- *    carries, by which the rest takes twice as long as sending it alone.
+ *    the downtime limit in the time that is given. Without a given time the guest may do as it likes
+ *    while its demand is less than what the wire carries; once it is more, a quarter of that is
+ *    allowed. Slowing costs the guest least if it comes late and is strong: as long as the demand
+ *    is smaller, the rest shrinks for nothing; once it is larger, every page that is still written
+ *    makes the end later by more than it is worth.
  * 2. *Demand* of a vCPU: the rate at which it would make clean pages dirty if it ran freely, from
  *    the rate at which it does and the part of the time that it runs. It is not how fast the vCPU
  *    writes: what is still to be sent may be written again for nothing. So a guest whose pages are
@@ -57,6 +60,7 @@ struct mig_throttle {
 	uint64_t begin_ns, last_ns;
 	uint64_t last_new_pages, last_host_pages;
 	double wire;           /* pages a second, smoothed */
+	bool outrun;           /* the guest's demand is more than that */
 	double loose, dirtied; /* pages that nobody has written, and all dirty ones; fading */
 	struct mig_throttle_cpu cpus[MIG_CPUS_MAX];
 };

@@ -68,6 +68,8 @@ METRICS = (
            "what it wrote during the migration, downtime included", True),
     Metric("writes_kept", "writes kept", "%", "guest",
            "written a second during the migration, of that before", True),
+    Metric("lost_s", "work lost", "s", "guest",
+           "of writing as before the migration: what the missing writes would have taken", True),
     Metric("spare_kept", "spare time kept", "%", "guest",
            "loops in which the guest had nothing to write, against those before: its CPU time",
            True),

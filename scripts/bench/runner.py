@@ -50,7 +50,8 @@ def kernel_and_cmdline(settings):
     if settings["hints"] == "guest":
         return "balloon", (f"mode=honest size={size} free={size // 2 // 4096 * 4096} "
                            f"rate={rate or 0}")
-    return "writer", (f"cpus={settings['cpus']} size={size} fill={settings['fill']} "
+    some = f"writers={settings['writers']} " if settings["writers"] else ""
+    return "writer", (f"cpus={settings['cpus']} {some}size={size} fill={settings['fill']} "
                       f"pattern={settings['pattern']} rate={'none' if rate is None else rate} "
                       "time=0")
 
@@ -114,6 +115,7 @@ class Attempt:
         self.figure("writes_s", writes)
         if self.base[0]:
             self.figure("writes_kept", 100 * writes / self.base[0])
+            self.figure("lost_s", (after[1] - before[1]) / 1e6 * (1 - writes / self.base[0]))
         if self.base[1]:
             self.figure("spare_kept", 100 * loops / self.base[1])
 

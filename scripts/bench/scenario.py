@@ -107,6 +107,7 @@ KEYS = {
     "mem": (size_bytes, "512M"),
     "size": (size_bytes, None),  # default: three quarters of mem
     "cpus": (_number(1, 64), 1),
+    "writers": (_number(0, 64), 0),  # of the vCPUs; 0: all of them
     "dirty": (dirty_rate, 0),
     "pattern": (_one_of("seq", "uniform", "hot"), "uniform"),
     "fill": (_one_of("random", "text", "zero"), "random"),
@@ -219,6 +220,8 @@ def impossible(settings):
                      ("compression", "a file in which each page has its place is not compressed")):
         if settings["link"] == "file" and settings[key] != OPTIONS[key][1]:
             return key, why
+    if settings["writers"] > settings["cpus"]:
+        return "writers", f"of {settings['cpus']} vCPUs {settings['writers']} cannot write"
     if settings["hints"] == "guest":
         if settings["cpus"] != 1:
             return "hints", "the guest that hints has one vCPU: cpus = 1"

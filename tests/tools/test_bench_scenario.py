@@ -96,6 +96,7 @@ link = "1gbit"
         self.wrong(self.one('link = "file"\nthrottle = "auto"'), "^f:5: .* throttle: .* saved")
         self.wrong(self.one('link = "file"\ncompression = "zstd"'), "^f:5: .* compression: ")
         self.wrong(self.one('mem = "16M"'), "16 MiB are its own")
+        self.wrong(self.one('cpus = 2\nwriters = 3'), "^f:5: .* writers: of 2 vCPUs 3 cannot write")
 
     def test_bad_values(self):
         for body in ('cpus = 0', 'cpus = 65', 'cpus = true', 'cpus = "1"', 'cpus = []',

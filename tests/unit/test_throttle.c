@@ -223,6 +223,28 @@ START_TEST(fair_shares)
 }
 END_TEST
 
+/*
+ * What it costs the guest. Slowing is worth its price only while the guest makes more pages dirty
+ * than are sent meanwhile, and the best that can be done from there on is to stop it.
+ */
+START_TEST(cheap)
+{
+	static const double wires[] = {12000, 8000, 4000};
+
+	for (unsigned i = 0; i < 6; i++) {
+		struct sim *s = sim_new(wires[i / 2], one_writer);
+		double best_s = (1 / s->wire - 1 / s->rate[0]) * REGION;
+
+		s->anywhere = i & 1;
+		sim_begin(s);
+		(void)converge(s, 100);
+		ck_assert_uint_le(s->n_dirty, s->fit);
+		ck_assert_double_lt(s->lost_s[0], best_s * 1.5 + 0.6);
+		free(s);
+	}
+}
+END_TEST
+
 /* With a given time it is done by then, and slowed no more than that needs. */
 START_TEST(given_time)
 {
@@ -260,6 +282,22 @@ START_TEST(no_swinging)
 	for (unsigned i = 0; i < 300; i++) /* far beyond convergence */
 		one_step(s);
 	ck_assert_uint_lt(s->turns, s->steps / 20);
+	free(s);
+}
+END_TEST
+
+/* A guest that the wire keeps up with is not slowed, however much of the wire it takes. */
+START_TEST(keeps_up)
+{
+	static const double rates[CPUS] = {3000, 200, 0, 0};
+	struct sim *s = sim_new(4000, rates);
+
+	s->anywhere = _i;
+	sim_begin(s);
+	for (unsigned i = 0; i < 100; i++)
+		one_step(s);
+	for (unsigned i = 0; i < CPUS; i++)
+		ck_assert_uint_eq(s->lowest[i], MIG_SHARE_FULL);
 	free(s);
 }
 END_TEST
@@ -383,8 +421,10 @@ int main(void)
 	tcase_set_timeout(tc, 60);
 	tcase_add_loop_test(tc, writer_and_readers, 0, 4);
 	tcase_add_test(tc, fair_shares);
+	tcase_add_test(tc, cheap);
 	tcase_add_test(tc, given_time);
 	tcase_add_test(tc, no_swinging);
+	tcase_add_loop_test(tc, keeps_up, 0, 2);
 	tcase_add_test(tc, calm_again);
 	tcase_add_test(tc, uncounted);
 	tcase_add_test(tc, half_counted);
