@@ -157,11 +157,14 @@ static int receive_guest(struct mig_dest *d, struct wire_end *end, struct err *e
 	for (;;) {
 		int rc = mig_readers_wait(&d->readers, e);
 
+		/* Behind a sign of life the other connections are looked at again. */
 		if (!rc)
-			rc = wire_recv(&d->reader, d->chan, &f, e);
+			rc = wire_recv_any(&d->reader, d->chan, &f, e);
 		if (rc)
 			return rc;
 		switch (f.type) {
+		case WIRE_ALIVE:
+			break;
 		case WIRE_PAGES:
 			rc = mig_incoming_pages(&d->in, &d->readers.list[0].inlet, d->chan,
 						&d->reader.meta, f.data_bytes, e);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mem/page.h"
@@ -228,7 +229,7 @@ static void refused(struct raw_source *x, const char *text)
 	char reason[WIRE_TEXT_MAX + 1] = "";
 	unsigned type;
 
-	while ((type = answer(x, &meta)) == WIRE_PASSED)
+	while ((type = answer(x, &meta)) == WIRE_PASSED || type == WIRE_ALIVE)
 		;
 	if (type == WIRE_FAIL)
 		wire_get_text(&meta, reason);
@@ -247,7 +248,7 @@ static void ready(struct raw_source *x)
 	struct rbuf meta;
 	unsigned type;
 
-	while ((type = answer(x, &meta)) == WIRE_PASSED)
+	while ((type = answer(x, &meta)) == WIRE_PASSED || type == WIRE_ALIVE)
 		;
 	if (type == WIRE_FAIL) {
 		char reason[WIRE_TEXT_MAX + 1];
@@ -477,5 +478,25 @@ START_TEST(others_misbehave)
 }
 END_TEST
 
+/* The first connection only shows that the source lives: the others' failures are still noticed. */
+START_TEST(alive_beside_a_failure)
+{
+	const struct timespec taken_in = {.tv_nsec = 100 * (long)NS_PER_MS};
+	struct wire_writer alive;
+	struct raw_source x;
+
+	wire_alive(&alive);
+	replay_up(&r);
+	begin(&x);
+	join_all(&x);
+	raw_send(x.fd[0], alive.header, sizeof(alive.header));
+	(void)nanosleep(&taken_in, NULL); /* right without it, too, but then it tries nothing */
+	put_mark(&x, 1, 5);
+	flush_to(&x, 1);
+	refused(&x, "connection 1: pass 5 ends where 1 should");
+	replay_down(&r);
+}
+END_TEST
+
 PAIR_MAIN("engine-channels-faults", 120, one_is_slow, one_is_cut, newer_overtakes_older, strangers,
-	  crowd, numbers, gone_while_joining, too_few, others_misbehave)
+	  crowd, numbers, gone_while_joining, too_few, others_misbehave, alive_beside_a_failure)
