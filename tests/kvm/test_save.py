@@ -354,7 +354,15 @@ class TestQmp(SaveTest):
         self.assertEqual(src.qmp.execute("query-migrate-parameters")["multifd-channels"], 4)
         for wrong in ({"multifd_channels": 0}, {"multifd_channels": 1000}):
             self.assertIn("error", src.qmp.try_execute("migrate-set-parameters", **wrong))
-        info = src.migrate(f"file:{path}")
+        # What a file has no use for is refused, not forgotten.
+        for name, value in (("x-ferry-verify", True), ("auto-converge", True),
+                            ("x-ferry-free-pages", [{"gpa": 0, "bytes": 4096}]),
+                            ("max-bandwidth", 1000), ("multifd-channels", 65)):
+            answer = src.qmp.try_execute("migrate", **{"uri": f"file:{path}", name: value})
+            self.assertIn(name, answer["error"]["desc"])
+        src.qmp.execute("migrate", uri=f"file:{path}", multifd_channels=2)
+        info = src.wait_migration(60, ("completed",))
+        self.assertEqual(src.qmp.execute("query-migrate-parameters")["multifd-channels"], 4)
         self.assertEqual(info["ram"]["remaining"], 0)
         self.assertGreater(info["ram"]["normal"], 8192)
         src.qmp.wait_event("STOP", 10)
@@ -362,7 +370,9 @@ class TestQmp(SaveTest):
         src.qmp.execute("cont")
         self.verify_lives(src)
         # The way back: a ferry that waits is told the file.
-        dst = self.lab.start("dst", incoming="defer", mem="64M", extra=["--debug-exit"])
+        dst = self.lab.start("dst", incoming="defer", mem="64M",
+                             extra=["--debug-exit", "--threads", "3"])
+        self.assertEqual(dst.qmp.execute("query-migrate-parameters")["multifd-channels"], 3)
         answer = dst.qmp.execute("migrate-incoming", uri="file:/nonexistent")
         info = self.wait_dest(dst, "failed")
         self.assertIn("No such file", info["error-desc"])

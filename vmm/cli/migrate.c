@@ -365,7 +365,8 @@ static json_t *migrate_args(const struct follow *f)
 		"multifd-channels", (json_int_t)f->opts->channels, "multifd-compression",
 		f->opts->compress ? "zstd" : "none", "auto-converge", (int)f->opts->auto_converge,
 		"x-converge-time", (json_int_t)f->opts->converge_s, "pause-before-switchover",
-		(int)f->opts->hold, "x-ferry-verify", (int)f->opts->verify, "x-ferry-free-pages", f->opts->free_pages);
+		(int)f->opts->hold, "x-ferry-verify", (int)f->opts->verify, "x-ferry-free-pages",
+		f->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */

@@ -204,6 +204,7 @@ static int run(struct run_options *o, const sigset_t *signals, struct ctl_socket
 		(void)close(sock->fd);
 		return cli_failed(&e);
 	}
+	s.file_params = o->file_params;
 	rc = open_saved(o, &file, &e);
 	if (!rc)
 		rc = create(&s, o, kvm_fd, &e);

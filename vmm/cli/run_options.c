@@ -207,6 +207,7 @@ static int set_direct_io(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct run_options *)out)->file_params.direct_io = true;
+	((struct run_options *)out)->for_file = "--direct-io";
 	return 0;
 }
 
@@ -214,6 +215,7 @@ static int set_on_demand(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct run_options *)out)->file_params.on_demand = true;
+	((struct run_options *)out)->for_file = "--on-demand";
 	return 0;
 }
 
@@ -224,6 +226,7 @@ static int set_threads(void *out, const char *value, struct err *e)
 	if (number_parse(value, MIG_FILE_THREADS_MAX, &n) || n < 1)
 		return err_set(e, EINVAL, "expected a number from 1 to %d", MIG_FILE_THREADS_MAX);
 	((struct run_options *)out)->file_params.n_threads = (unsigned)n;
+	((struct run_options *)out)->for_file = "--threads";
 	return 0;
 }
 
@@ -344,6 +347,10 @@ static int check_together(struct run_options *o, struct err *e)
 		return err_set(e, EINVAL,
 			       "--paused does not go with --incoming: a guest arrives running or "
 			       "paused, as it was");
+	if (o->for_file && (!o->incoming || o->uri))
+		return err_set(e, EINVAL,
+			       "%s is for a saved guest: --incoming file:PATH, or ferry restore",
+			       o->for_file);
 	if (o->file_params.on_demand && o->mem_backend != MEM_ANON)
 		return err_set(
 			e, EINVAL,

@@ -27,12 +27,12 @@ struct run_options {
 	bool rng, balloon;
 	const char *console; /* NULL: none */
 	bool virtio_cmdline;
-	bool incoming; /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
-	const char
-		*uri; /* ... listening here; NULL: migrate-incoming will say (--incoming defer) */
-	const char *file;           /* the saved guest, if uri is file:PATH; NULL: it is not */
+	bool incoming;    /* waits for a guest; kernel, initrd and cmdline do not matter then ... */
+	const char *uri;  /* ... listening here; NULL: migrate-incoming will say, or file is set */
+	const char *file; /* the saved guest, if uri is file:PATH; NULL: it is not */
 	bool mem_given, cpus_given; /* if not: as the saved guest has them */
 	struct mig_file_params file_params;
+	const char *for_file; /* an option that was given and is for saved guests; NULL: none */
 	bool debug_exit, paused;
 	const char *trace; /* NULL: none */
 	const char *user;  /* NULL: stay who we are */

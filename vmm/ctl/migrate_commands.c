@@ -10,16 +10,39 @@ static const char *text_arg(const json_t *args, const char *name)
 	return json_string_value(json_object_get(args, name));
 }
 
-/* As QMP's users know it: the guest is paused at the end, and may go on. */
-static int save_to_file(struct session *s, const char *path, struct err *e)
+/* What a save would not heed is refused: it was asked for in vain. */
+static int check_file_args(const json_t *args, struct err *e)
 {
-	const struct session_save_options o = {.file = s->file_params};
+	static const char *const known[] = {"uri", "detach", "multifd-channels"};
+	const char *key;
+	json_t *value;
 
-	if (!s->caps.mapped_ram)
-		return err_set(e, EINVAL,
-			       "a file is written with the capability mapped-ram only: switch it "
-			       "on with migrate-set-capabilities");
-	return session_save(s, path, &o, e);
+	json_object_foreach((json_t *)(uintptr_t)args, key, value)
+	{
+		size_t i = 0, n = sizeof(known) / sizeof(known[0]);
+
+		while (i < n && strcmp(key, known[i]) != 0)
+			i++;
+		if (i == n)
+			return err_set(e, EINVAL, "saving to a file knows no argument '%.64s'",
+				       key);
+	}
+	return 0;
+}
+
+/* As QMP's users know it: the guest is paused at the end, and may go on. */
+static int save_to_file(struct session *s, const char *path, const json_t *args, struct err *e)
+{
+	struct session_save_options o = {.file = s->file_params};
+	int rc = check_file_args(args, e);
+
+	if (!rc && !s->caps.mapped_ram)
+		rc = err_set(e, EINVAL,
+			     "a file is written with the capability mapped-ram only: switch it "
+			     "on with migrate-set-capabilities");
+	if (!rc)
+		rc = migrate_file_params_set(&o.file, args, e);
+	return rc ? rc : session_save(s, path, &o, e);
 }
 
 /* The argument, which is for this migration alone; else the parameter, if the capability is on. */
@@ -48,11 +71,12 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 	struct migrate_caps caps = s->caps;
 	struct free_ranges free = {.n = 0};
 	const char *path = mig_file_uri_path(text_arg(args, "uri"));
-	int rc = migrate_params_set(&params, args, e);
+	int rc;
 
 	(void)ret; /* "detach" changes nothing: the command never waits */
-	if (!rc && path)
-		return save_to_file(s, path, e);
+	if (path)
+		return save_to_file(s, path, args, e);
+	rc = migrate_params_set(&params, args, e);
 	params.pause_before_switchover =
 		hold ? json_is_true(hold) : s->caps.pause_before_switchover;
 	if (converge) {
