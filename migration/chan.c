@@ -18,8 +18,11 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "migration/zero_copy.h"
 
 #define RING_ENTRIES 4
+#define COMPLETIONS  256        /* more than all zero-copy sends can have due */
+#define PARTING_NS   NS_PER_SEC /* for what is still in the socket at the end */
 #define NO_LIMIT_NS  (1000000 * NS_PER_SEC)
 #define LOOK_NS      NS_PER_SEC /* how often to look whether a full socket empties */
 
@@ -31,9 +34,11 @@ struct transfer {
 	bool unfinished; /* bytes are left */
 	struct msghdr msg;
 	struct iovec iov[MIG_CHAN_MAX_IOV];
-	struct iovec *at; /* first piece with bytes left */
-	unsigned left;    /* pieces from there on */
-	uint64_t bytes;   /* moved in this direction so far */
+	struct iovec *at;      /* first piece with bytes left */
+	unsigned left;         /* pieces from there on */
+	struct iovec *lasting; /* from this piece on; NULL: none does */
+	bool zero_copy;        /* the one in flight is such a send */
+	uint64_t bytes;        /* moved in this direction so far */
 };
 
 struct mig_chan {
@@ -43,6 +48,7 @@ struct mig_chan {
 	uint64_t deadline_ns;     /* 0 = none */
 	int error; /* sticky, -errno; -ETIME is our own patience, -ETIMEDOUT the network's */
 	struct transfer transfers[N_DIRECTIONS];
+	struct mig_zero_copy zero_copy;
 	char peer[256];
 	/* any thread */
 	int fd;
@@ -56,7 +62,8 @@ int mig_chan_open(struct mig_chan **out, int fd, const char *peer, uint64_t idle
 		  struct err *e)
 {
 	struct mig_chan *c = calloc(1, sizeof(*c));
-	int rc = c ? io_uring_queue_init(RING_ENTRIES, &c->ring, 0) : -ENOMEM;
+	struct io_uring_params params = {.flags = IORING_SETUP_CQSIZE, .cq_entries = COMPLETIONS};
+	int rc = c ? io_uring_queue_init_params(RING_ENTRIES, &c->ring, &params) : -ENOMEM;
 	int flags = fcntl(fd, F_GETFL);
 
 	/* io_uring waits for a blocking socket and gives up at once on a non-blocking one. */
@@ -114,18 +121,38 @@ static int fail(struct mig_chan *c, int rc, struct err *e)
 	return explain(c, c->error, e);
 }
 
+/* Of a send: how many pieces go at once, and whether without being copied. */
+static unsigned cut_out(struct mig_chan *c, struct transfer *t)
+{
+	unsigned before = t->lasting && t->at < t->lasting ? (unsigned)(t->lasting - t->at) : 0;
+	size_t bytes = 0;
+
+	if (t->lasting)
+		for (unsigned i = before; i < t->left; i++)
+			bytes += t->at[i].iov_len;
+	t->zero_copy = mig_zero_copy_now(&c->zero_copy, bytes);
+	if (!t->zero_copy || !before)
+		return t->left;
+	t->zero_copy = false; /* first what comes before */
+	return before;
+}
+
 static int submit(struct mig_chan *c, enum direction dir)
 {
 	struct transfer *t = &c->transfers[dir];
 	struct io_uring_sqe *sqe = io_uring_get_sqe(&c->ring);
+	unsigned n = dir == SENDING ? cut_out(c, t) : t->left;
 	int rc;
 
 	if (!sqe)
 		return -EBUSY; /* cannot happen: two operations, four entries */
-	t->msg = (struct msghdr){.msg_iov = t->at, .msg_iovlen = t->left};
+	t->msg = (struct msghdr){.msg_iov = t->at, .msg_iovlen = n};
 	/* No MSG_WAITALL: every piece that moves completes, and so proves that the peer lives. */
-	if (dir == SENDING)
-		io_uring_prep_sendmsg(sqe, c->fd, &t->msg, MSG_NOSIGNAL);
+	if (t->zero_copy)
+		mig_zero_copy_prepare(sqe, c->fd, &t->msg);
+	else if (dir == SENDING)
+		io_uring_prep_sendmsg(sqe, c->fd, &t->msg,
+				      n < t->left ? MSG_NOSIGNAL | MSG_MORE : MSG_NOSIGNAL);
 	else
 		io_uring_prep_recvmsg(sqe, c->fd, &t->msg, 0);
 	io_uring_sqe_set_data64(sqe, dir);
@@ -159,15 +186,38 @@ static void set_sending(struct mig_chan *c, bool sending)
 	pthread_mutex_unlock(&c->lock);
 }
 
-/* Take in one completion. */
+/*
+ * Take a completion from the ring. True: an operation is over, with *res. False: it only told what
+ * came of a zero-copy send.
+ */
+static bool take(struct mig_chan *c, struct io_uring_cqe *cqe, enum direction *dir, int *res)
+{
+	bool over = !(cqe->flags & IORING_CQE_F_NOTIF);
+	struct transfer *t;
+
+	*dir = (enum direction)io_uring_cqe_get_data64(cqe);
+	*res = cqe->res;
+	t = &c->transfers[*dir];
+	if (!over)
+		mig_zero_copy_notified(&c->zero_copy, cqe);
+	else if (t->zero_copy && mig_zero_copy_refused(&c->zero_copy, cqe))
+		*res = -EAGAIN;
+	if (over)
+		t->in_flight = false;
+	io_uring_cqe_seen(&c->ring, cqe);
+	return over;
+}
+
+/* Take in one completion, and go on. */
 static int complete(struct mig_chan *c, struct io_uring_cqe *cqe)
 {
-	enum direction dir = (enum direction)io_uring_cqe_get_data64(cqe);
-	struct transfer *t = &c->transfers[dir];
-	int res = cqe->res;
+	enum direction dir;
+	struct transfer *t;
+	int res;
 
-	io_uring_cqe_seen(&c->ring, cqe);
-	t->in_flight = false;
+	if (!take(c, cqe, &dir, &res))
+		return 0;
+	t = &c->transfers[dir];
 	if (res == -EINTR || res == -EAGAIN)
 		res = 0;
 	else if (res == 0)
@@ -182,18 +232,48 @@ static int complete(struct mig_chan *c, struct io_uring_cqe *cqe)
 	return 0;
 }
 
-/* Wait until the kernel holds none of our buffers any more. */
+/* Wait until the kernel has no operation of ours under way any more. */
 static void settle(struct mig_chan *c)
 {
 	struct io_uring_cqe *cqe;
+	enum direction dir;
+	int res;
 
 	(void)shutdown(c->fd, SHUT_RDWR);
 	while (c->transfers[SENDING].in_flight || c->transfers[RECEIVING].in_flight) {
-		if (io_uring_wait_cqe(&c->ring, &cqe))
-			continue;
-		c->transfers[io_uring_cqe_get_data64(cqe)].in_flight = false;
-		io_uring_cqe_seen(&c->ring, cqe);
+		if (!io_uring_wait_cqe(&c->ring, &cqe))
+			(void)take(c, cqe, &dir, &res);
 	}
+}
+
+/* Wait so long for zero-copy sends to get rid of their bytes. Have they? */
+static bool await_notifications(struct mig_chan *c, uint64_t ns)
+{
+	uint64_t end = clock_mono_ns() + ns, now;
+
+	while (c->zero_copy.due && (now = clock_mono_ns()) < end) {
+		struct __kernel_timespec ts = {.tv_sec = (long long)((end - now) / NS_PER_SEC),
+					       .tv_nsec = (long long)((end - now) % NS_PER_SEC)};
+		struct io_uring_cqe *cqe;
+		enum direction dir;
+		int res;
+
+		if (!io_uring_wait_cqe_timeout(&c->ring, &cqe, &ts))
+			(void)take(c, cqe, &dir, &res);
+	}
+	return !c->zero_copy.due;
+}
+
+/* A peer that takes nothing any more does not keep our memory: what is unsent is dropped. */
+static void part(struct mig_chan *c)
+{
+	struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+	bool broken = c->error || atomic_load(&c->aborted) || atomic_load(&c->silent_ns);
+
+	if (await_notifications(c, broken ? 0 : PARTING_NS))
+		return;
+	(void)connect(c->fd, &nobody, sizeof(nobody));
+	(void)await_notifications(c, PARTING_NS);
 }
 
 /* How long a wait may take from now on that has been idle since then. */
@@ -263,11 +343,16 @@ static int begin(struct mig_chan *c, enum direction dir, struct err *e)
 	return rc ? fail(c, rc, e) : 0;
 }
 
-int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n, struct err *e)
+int mig_chan_send_lasting(struct mig_chan *c, const struct iovec *iov, unsigned n, unsigned lasting,
+			  struct err *e)
 {
 	struct transfer *t = &c->transfers[SENDING];
 	int rc = mig_chan_send_end(c, e);
+	struct io_uring_cqe *cqe;
 
+	/* What is there now tells of zero-copy sends. */
+	while (!rc && c->zero_copy.due && !io_uring_peek_cqe(&c->ring, &cqe))
+		rc = complete(c, cqe);
 	if (rc)
 		return rc;
 	if (n > MIG_CHAN_MAX_IOV)
@@ -275,7 +360,13 @@ int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n,
 	memcpy(t->iov, iov, n * sizeof(*iov));
 	t->at = t->iov;
 	t->left = n;
+	t->lasting = lasting < n ? t->iov + lasting : NULL;
 	return begin(c, SENDING, e);
+}
+
+int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n, struct err *e)
+{
+	return mig_chan_send_lasting(c, iov, n, n, e);
 }
 
 int mig_chan_send_end(struct mig_chan *c, struct err *e)
@@ -307,6 +398,16 @@ int mig_chan_recv(struct mig_chan *c, void *data, size_t len, struct err *e)
 	struct iovec iov = {.iov_base = data, .iov_len = len};
 
 	return mig_chan_recvv(c, &iov, 1, e);
+}
+
+void mig_chan_allow_zero_copy(struct mig_chan *c)
+{
+	c->zero_copy.allowed = true;
+}
+
+enum mig_zero_copy_verdict mig_chan_zero_copy(const struct mig_chan *c)
+{
+	return mig_zero_copy_verdict(&c->zero_copy);
 }
 
 void mig_chan_set_idle_timeout(struct mig_chan *c, uint64_t ns)
@@ -454,6 +555,7 @@ void mig_chan_close(struct mig_chan *c)
 	if (!c)
 		return;
 	settle(c);
+	part(c);
 	io_uring_queue_exit(&c->ring);
 	(void)close(c->fd);
 	(void)pthread_mutex_destroy(&c->lock);

@@ -23,6 +23,7 @@
 #include <sys/uio.h>
 
 #include "base/err.h"
+#include "migration/migration.h"
 #include "migration/stop.h"
 
 #define MIG_CHAN_MAX_IOV 1024 /* the kernel's limit for one call */
@@ -40,6 +41,17 @@ int mig_chan_send_begin(struct mig_chan *c, const struct iovec *iov, unsigned n,
 /* Wait until the send that was begun (if any) is done. */
 int mig_chan_send_end(struct mig_chan *c, struct err *e);
 int mig_chan_send(struct mig_chan *c, const void *data, size_t len, struct err *e);
+
+/* Pieces that last may be sent without being copied from now on (migration/zero_copy.h). */
+void mig_chan_allow_zero_copy(struct mig_chan *c);
+/*
+ * As mig_chan_send_begin(). The pieces from iov[lasting] on are guest RAM: they stay where they are
+ * until the channel is closed, and it does no harm if bytes that are written there later are sent.
+ */
+int mig_chan_send_lasting(struct mig_chan *c, const struct iovec *iov, unsigned n, unsigned lasting,
+			  struct err *e);
+/* What came of it. Any thread. */
+enum mig_zero_copy_verdict mig_chan_zero_copy(const struct mig_chan *c);
 
 /*
  * From another thread: send a small piece between two of the owner's sends, without waiting. It is

@@ -96,6 +96,7 @@ struct mig_params {
 	/* what follows counts at the start only */
 	unsigned channels; /* connections, 1 to MIG_CHANNELS_MAX (0: 1) */
 	bool compress;     /* by zstd, while that makes it shorter */
+	bool zero_copy;    /* by zero-copy sends, if the device can */
 	bool verify; /* compare all RAM at the switchover; free page hints are left out then */
 };
 
@@ -110,6 +111,14 @@ struct mig_throttle_status {
 		unsigned share; /* thousandths of its time that the vCPU has */
 		uint64_t dirty_pages_s;
 	} cpus[MIG_CPUS_MAX];
+};
+
+/* Does RAM leave without being copied (migration/zero_copy.h)? In the order of what counts. */
+enum mig_zero_copy_verdict {
+	MIG_ZERO_COPY_UNTRIED,     /* or not known yet, or not wanted */
+	MIG_ZERO_COPY_NOT_OFFERED, /* by the kernel, for such a socket */
+	MIG_ZERO_COPY_COPIED,      /* the device did, and plain sends are cheaper */
+	MIG_ZERO_COPY_USED,
 };
 
 /* A snapshot of everything visible. Times in ns since the migration began unless said otherwise. */
@@ -144,6 +153,7 @@ struct mig_status {
 	/* connections, and what was handed to (received from) each */
 	unsigned n_channels;
 	uint64_t channel_bytes[MIG_CHANNELS_MAX];
+	enum mig_zero_copy_verdict zero_copy; /* source: of the connection that got furthest */
 	/* compressed pages: their bytes, and what they became */
 	uint64_t compressed_from_bytes, compressed_to_bytes;
 	struct mig_throttle_status throttle;

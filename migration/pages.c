@@ -57,6 +57,7 @@ bool mig_chunk_pack(struct mig_chunk *c, struct mig_squeeze *z)
 	c->meta.data[0] |= WIRE_PAGES_ZSTD;
 	c->iov[2] = (struct iovec){.iov_base = c->packed, .iov_len = size};
 	c->n_iov = 3;
+	c->lasting = 3;
 	c->data_bytes = size;
 	return true;
 }
@@ -146,6 +147,7 @@ static void start_chunk(struct mig_chunk *c, unsigned block)
 	c->pages.n_runs = 0;
 	c->pages.n_sums = 0;
 	c->n_iov = 2;
+	c->lasting = 2;
 	c->normal_pages = 0;
 	c->zero_pages = 0;
 	c->data_bytes = 0;

@@ -68,7 +68,7 @@ struct mig_chunk {
 	struct wbuf meta;
 	struct wire_pages pages;
 	struct iovec iov[2 + WIRE_CHUNK_PAGES]; /* header, meta, runs of guest RAM */
-	unsigned n_iov;
+	unsigned n_iov, lasting;                /* from iov[lasting] on it is guest RAM */
 	uint64_t normal_pages, zero_pages, data_bytes;
 	uint8_t *packed; /* WIRE_DATA_MAX for compressed pages; NULL: never */
 };

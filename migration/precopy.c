@@ -209,7 +209,7 @@ static int send_chunk(struct mig_sender *w, struct mig_chunk *c, struct err *e)
 		return rc;
 	wire_header(w->writer, WIRE_PAGES, &c->meta, (uint32_t)c->data_bytes);
 	memcpy(c->header, w->writer->header, WIRE_HEADER_BYTES);
-	rc = mig_chan_send_begin(w->chan, c->iov, c->n_iov, e);
+	rc = mig_chan_send_lasting(w->chan, c->iov, c->n_iov, c->lasting, e);
 	add(&w->sent_normal, c->normal_pages);
 	add(&w->sent_zero, c->zero_pages);
 	add(&w->data_bytes, c->data_bytes);

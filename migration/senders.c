@@ -368,6 +368,20 @@ uint64_t mig_senders_packed_to(const struct mig_senders *p)
 	return sum(p, packed_to);
 }
 
+enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p)
+{
+	enum mig_zero_copy_verdict most = MIG_ZERO_COPY_UNTRIED;
+
+	for (unsigned i = 0; i < p->n; i++) {
+		const struct mig_chan *c = chan_of(&p->list[i]);
+		enum mig_zero_copy_verdict v = c ? mig_chan_zero_copy(c) : MIG_ZERO_COPY_UNTRIED;
+
+		if (v > most)
+			most = v;
+	}
+	return most;
+}
+
 uint64_t mig_senders_sent_bytes(const struct mig_senders *p)
 {
 	return sum(p, sent_bytes);

@@ -114,6 +114,8 @@ uint64_t mig_senders_zero(const struct mig_senders *p);
 uint64_t mig_senders_data_bytes(const struct mig_senders *p);
 uint64_t mig_senders_packed_from(const struct mig_senders *p);
 uint64_t mig_senders_packed_to(const struct mig_senders *p);
+/* Of the connection that got furthest with it. */
+enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p);
 uint64_t mig_senders_sent_bytes(const struct mig_senders *p);
 uint64_t mig_senders_queued_bytes(const struct mig_senders *p);
 

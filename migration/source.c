@@ -85,6 +85,7 @@ void mig_source_figures(struct mig_source *s)
 		st->channel_bytes[i] = mig_chan_sent(s->senders.list[i].chan);
 		st->transferred_bytes += st->channel_bytes[i];
 	}
+	st->zero_copy = mig_senders_zero_copy(&s->senders);
 	st->compressed_from_bytes = mig_senders_packed_from(&s->senders);
 	st->compressed_to_bytes = mig_senders_packed_to(&s->senders);
 	if (!s->paused)
@@ -335,6 +336,7 @@ void mig_params_default(struct mig_params *p)
 	*p = (struct mig_params){
 		.max_bandwidth_bytes_s = MIG_BANDWIDTH_UNLIMITED,
 		.downtime_limit_ms = MIG_DOWNTIME_LIMIT_MS_DEFAULT,
+		.zero_copy = true,
 		.throttle = {.cpu_limit_mib_s = MIG_CPU_LIMIT_MIB_DEFAULT,
 			     .max_percent = MIG_MAX_THROTTLE_DEFAULT,
 			     .trigger_percent = MIG_TRIGGER_PERCENT_DEFAULT},

@@ -263,6 +263,8 @@ static int connect_sender(struct mig_sender *w, struct err *e)
 	if (rc)
 		return rc;
 	mig_chan_set_user_timeout(chan, MIG_BEAT_USER_TIMEOUT_MS);
+	if (s->cfg.params.zero_copy)
+		mig_chan_allow_zero_copy(chan);
 	mig_sender_connected(w, chan);
 	wbuf_init(&meta, ORDER_LITTLE, WIRE_META_MAX);
 	wire_put_channel(&meta, &m);
@@ -294,6 +296,8 @@ int mig_source_start_senders(struct mig_source *s, unsigned n, struct err *e)
 		return rc;
 	s->senders.list[0].chan = s->chan;
 	s->senders.list[0].writer = &s->writer;
+	if (s->cfg.params.zero_copy)
+		mig_chan_allow_zero_copy(s->chan);
 	pthread_mutex_lock(&s->lock);
 	s->sharing = true;
 	pthread_mutex_unlock(&s->lock);

@@ -33,6 +33,8 @@ class ChannelsTest(SystemTest):
         self.use(source, channels)
         info = self.move(source, destination, uri)
         self.check_shares(info, channels)
+        # Loopback: tried, and not gone on with.
+        self.assertIn(info["x-ferry-zero-copy"], ("copied by the device", "not offered"))
         self.assertEqual(len(self.query(destination)["x-ferry-channels"]), channels)
         self.verify_lives(destination)
         self.finish(destination)

@@ -217,8 +217,11 @@ START_TEST(capabilities)
 					 "{\"capability\": \"auto-converge\", \"state\": false}]"),
 			 0);
 	ck_assert(caps.dirty_limit && !caps.auto_converge);
+	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"zero-copy-send\", \"state\": true}]"),
+			 0);
+	ck_assert(caps.zero_copy_send);
 	o = migrate_caps_json(&caps);
-	ck_assert_uint_eq(json_array_size(o), 6);
+	ck_assert_uint_eq(json_array_size(o), 7);
 	ck_assert(json_is_true(json_object_get(json_array_get(o, 0), "state")));
 	json_decref(o);
 	ck_assert_int_eq(set_caps(&caps, "[{\"capability\": \"pause-before-switchover\", "

@@ -83,6 +83,7 @@ int cmd_migrate(void *ctx, const json_t *args, json_t **ret, struct err *e)
 		caps.auto_converge = json_is_true(converge);
 		caps.dirty_limit &= !caps.auto_converge;
 	}
+	params.zero_copy = caps.zero_copy_send;
 	params.throttle.auto_converge = caps.auto_converge;
 	params.throttle.dirty_limit = caps.dirty_limit;
 	params.verify = json_is_true(json_object_get(args, "x-ferry-verify"));

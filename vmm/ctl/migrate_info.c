@@ -117,9 +117,23 @@ static json_t *channels_json(const struct mig_status *s)
 	return list;
 }
 
+/* Nothing is said before it is known. */
+static void add_zero_copy(struct object *o, const struct mig_status *s)
+{
+	static const char *const words[] = {
+		[MIG_ZERO_COPY_NOT_OFFERED] = "not offered",
+		[MIG_ZERO_COPY_COPIED] = "copied by the device",
+		[MIG_ZERO_COPY_USED] = "used",
+	};
+
+	if (s->zero_copy != MIG_ZERO_COPY_UNTRIED)
+		add(o, "x-ferry-zero-copy", json_string(words[s->zero_copy]));
+}
+
 static void add_own(struct object *o, const struct mig_status *s)
 {
 	add(o, "x-ferry-channels", channels_json(s));
+	add_zero_copy(o, s);
 	add_uint(o, "x-ferry-compressed-from-bytes", s->compressed_from_bytes);
 	add_uint(o, "x-ferry-compressed-to-bytes", s->compressed_to_bytes);
 	add_uint(o, "x-ferry-total-ns", s->total_ns);
@@ -264,11 +278,11 @@ int migrate_params_set(struct mig_params *p, const json_t *args, struct err *e)
 
 /* What QMP knows and ferry does not do: a management tool may switch it off. */
 static const char *const absent_caps[] = {
-	"xbzrle",           "rdma-pin-all",   "zero-blocks",         "compress",
-	"postcopy-ram",     "x-colo",         "release-ram",         "block",
-	"return-path",      "dirty-bitmaps",  "postcopy-blocktime",  "late-block-activate",
-	"x-ignore-shared",  "validate-uuid",  "background-snapshot", "zero-copy-send",
-	"postcopy-preempt", "switchover-ack",
+	"xbzrle",          "rdma-pin-all",  "zero-blocks",         "compress",
+	"postcopy-ram",    "x-colo",        "release-ram",         "block",
+	"return-path",     "dirty-bitmaps", "postcopy-blocktime",  "late-block-activate",
+	"x-ignore-shared", "validate-uuid", "background-snapshot", "postcopy-preempt",
+	"switchover-ack",
 };
 
 static bool is_absent_cap(const char *name)
@@ -290,6 +304,7 @@ static const struct {
 	{"multifd", offsetof(struct migrate_caps, multifd)},
 	{"auto-converge", offsetof(struct migrate_caps, auto_converge)},
 	{"dirty-limit", offsetof(struct migrate_caps, dirty_limit)},
+	{"zero-copy-send", offsetof(struct migrate_caps, zero_copy_send)},
 };
 
 #define N_CAPS (sizeof(caps_table) / sizeof(caps_table[0]))

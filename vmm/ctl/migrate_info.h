@@ -34,6 +34,7 @@ struct migrate_caps {
 	bool multifd; /* multifd-channels counts for connections too */
 	bool auto_converge;
 	bool dirty_limit;
+	bool zero_copy_send; /* tried where the kernel offers it */
 };
 
 /*

@@ -505,6 +505,7 @@ int session_init(struct session *s, const char *name, struct err *e)
 		.file_params = {.n_threads = MIG_FILE_THREADS_DEFAULT},
 	};
 	mig_params_default(&s->params);
+	s->caps.zero_copy_send = s->params.zero_copy;
 	s->events_end = &s->events;
 	rc = loop_new(&s->loop);
 	if (rc)
