@@ -20,6 +20,11 @@ GUEST_SECONDS = 60    # for an answer of a guest, on a machine that is busy with
 MIGRATE_SECONDS = 60
 SMALL = {"mem": "64M", "extra": ["--debug-exit"]}  # a machine for a guest that needs little
 WRITER = "size=32M rate=1000"
+# What query-migrate-parameters says where nothing was set.
+PARAMETERS = {"max-bandwidth": 0, "downtime-limit": 300, "multifd-channels": 2,
+              "multifd-compression": "none", "direct-io": False, "x-ferry-on-demand": False,
+              "throttle-trigger-threshold": 50, "max-cpu-throttle": 99, "vcpu-dirty-limit": 1,
+              "x-converge-time": 0}
 
 
 def fields(line):

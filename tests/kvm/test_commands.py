@@ -11,11 +11,9 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from support_system import FERRY, SMALL, SystemTest, ferrylab, guest, main
+from support_system import FERRY, PARAMETERS, SMALL, SystemTest, ferrylab, guest, main
 
 SLOW = ("--max-bandwidth", "1M")
-DEFAULTS = {"max-bandwidth": 0, "downtime-limit": 300, "multifd-channels": 2,
-            "multifd-compression": "none", "direct-io": False, "x-ferry-on-demand": False}
 
 
 class MigrateTest(SystemTest):
@@ -40,17 +38,17 @@ class MigrateTest(SystemTest):
         destination, uri = self.wait_at()
         process = self.begin_command(source, uri, "--downtime-limit", "77")
         self.assertEqual(self.parameters(source),
-                         {**DEFAULTS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
+                         {**PARAMETERS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
         # Refused, for one is under way, this changes nothing of that one.
         out = self.ferry("migrate", source.control_path, uri, status=1)
         self.assertIn("under way", out)
         self.assertEqual(self.parameters(source),
-                         {**DEFAULTS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
+                         {**PARAMETERS, "max-bandwidth": 1 << 20, "downtime-limit": 77})
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
         # Without options the next one has the defaults.
         self.ferry("migrate", source.control_path, uri)
-        self.assertEqual(self.parameters(source), DEFAULTS)
+        self.assertEqual(self.parameters(source), PARAMETERS)
         self.assertEqual(destination.status(), "running")
 
     def test_refused_parameters(self):
@@ -59,7 +57,7 @@ class MigrateTest(SystemTest):
             answer = source.qmp.try_execute("migrate", uri="tcp:127.0.0.1:1", **bad)
             self.assertIn(next(iter(bad)).replace("_", "-"), answer["error"]["desc"])
         source.qmp.try_execute("migrate", uri="udp:1", downtime_limit=5)
-        self.assertEqual(self.parameters(source), DEFAULTS)
+        self.assertEqual(self.parameters(source), PARAMETERS)
 
     def test_guest_that_ends_meanwhile(self):
         """A migration that its guest's end has cancelled does not say that the guest lives."""
