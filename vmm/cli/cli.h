@@ -8,7 +8,7 @@
  *	3	ferry migrate: undecided, or the source process ended before it said how it went:
  *		somebody must look (ferry run: triple fault)
  *	4	ferry run: KVM gave up on the guest
- *	130	ferry migrate: cancelled by Ctrl-C, and confirmed
+ *	130	ferry migrate, save: cancelled by Ctrl-C, and confirmed
  *
  * Messages go to standard error, results to standard output.
  */

@@ -1,26 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "migration/migration.h"
+#include "migration/save.h"
 #include "migration/uri.h"
 #include "vmm/cli/cli.h"
-#include "vmm/cli/client.h"
-#include "vmm/cli/progress.h"
-#include "vmm/ctl/qmp.h"
+#include "vmm/cli/follow.h"
 
-#define POLL_MS        100  /* how often the guest is asked */
-#define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
-#define CANCEL_WAIT_MS 30000
-#define SECOND_MS      500 /* signals closer together are one wish (timeout(1) sends two) */
-#define LINE_BYTES     256
+#define POLL_MS    100 /* how often the guest is asked */
+#define LINE_BYTES 256
 
 struct migrate_options {
 	bool json, hold, compress, verify, auto_converge;
@@ -29,16 +21,11 @@ struct migrate_options {
 };
 
 /* One run of the command. */
-struct follow {
+struct moving {
 	const struct migrate_options *opts;
-	const char *target, *uri;
-	struct client *client;
-	int signal_fd;
-	bool terminal, line_open; /* a live line without its newline is on the terminal */
-	bool hinted, hinted_least, hinted_hold, cancelling;
-	uint64_t next_line_ns, cancelled_ns;
-	json_t *answer; /* the latest query-migrate, and what was read from it */
-	struct progress now;
+	const char *uri;
+	bool hinted, hinted_least, hinted_hold;
+	struct follow f;
 };
 
 static int set_json(void *out, const char *value, struct err *e)
@@ -162,61 +149,39 @@ static const struct opt migrate_table[] = {
 
 /* ---- what is shown ---- */
 
-static void end_live_line(struct follow *f)
+static void hint_least(struct moving *m)
 {
-	if (f->line_open)
-		(void)fputc('\n', stdout);
-	f->line_open = false;
-	(void)fflush(stdout);
-}
-
-/* error: NULL, or why this command could not follow the migration to its end. */
-static void print_json(struct follow *f, const char *event, const char *error)
-{
-	json_t *o = f->answer ? json_copy(f->answer) : json_object();
-
-	if (o && !json_object_set_new(o, "event", json_string(event)) &&
-	    (!error || !json_object_set_new(o, "error", qmp_text(error)))) {
-		(void)json_dumpf(o, stdout, JSON_COMPACT);
-		(void)fputc('\n', stdout);
-		(void)fflush(stdout);
-	}
-	json_decref(o);
-}
-
-static void hint_least(struct follow *f)
-{
-	if (f->hinted_least || !progress_below_least(&f->now))
+	if (m->hinted_least || !progress_below_least(&m->f.now))
 		return;
-	f->hinted_least = true;
-	end_live_line(f);
+	m->hinted_least = true;
+	follow_end_line(&m->f);
 	(void)fprintf(stderr,
 		      "ferry: cannot get below about %.0f ms of downtime here, whatever the guest "
 		      "writes; the limit is %.0f ms. A larger --downtime-limit lets the guest "
 		      "move; Ctrl-C cancels.\n",
-		      (double)(f->now.least_ns / NS_PER_MS + 1),
-		      (double)(f->now.limit_ns / NS_PER_MS));
+		      (double)(m->f.now.least_ns / NS_PER_MS + 1),
+		      (double)(m->f.now.limit_ns / NS_PER_MS));
 }
 
-static void hint_hold(struct follow *f)
+static void hint_hold(struct moving *m)
 {
-	if (f->hinted_hold || strcmp(f->now.status, "pre-switchover") != 0)
+	if (m->hinted_hold || strcmp(m->f.now.status, "pre-switchover") != 0)
 		return;
-	f->hinted_hold = true;
-	end_live_line(f);
+	m->hinted_hold = true;
+	follow_end_line(&m->f);
 	(void)fprintf(stderr,
 		      "ferry: the guest is paused and waits for its switchover: 'ferry continue "
 		      "%s' lets it go on, Ctrl-C cancels.\n",
-		      f->target);
+		      m->f.target);
 }
 
-static void hint(struct follow *f)
+static void hint(struct moving *m)
 {
-	hint_least(f);
-	if (f->hinted || f->opts->auto_converge || !progress_stuck(&f->now))
+	hint_least(m);
+	if (m->hinted || m->opts->auto_converge || !progress_stuck(&m->f.now))
 		return;
-	f->hinted = true;
-	end_live_line(f);
+	m->hinted = true;
+	follow_end_line(&m->f);
 	(void)fprintf(stderr,
 		      "ferry: the guest writes memory as fast as it can be sent: it will not get "
 		      "done like this. --auto-converge would slow it down for that; more bandwidth "
@@ -233,31 +198,29 @@ static size_t fitting(size_t room)
 	return w.ws_col;
 }
 
-static void show(struct follow *f)
+static void show(struct moving *m)
 {
 	char line[LINE_BYTES];
-	uint64_t now_ns = clock_mono_ns();
 
-	if (!f->opts->json)
-		hint_hold(f);
-	if (!f->terminal && now_ns < f->next_line_ns)
+	if (!m->opts->json)
+		hint_hold(m);
+	if (!follow_line_due(&m->f))
 		return;
-	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
-	if (f->opts->json) {
-		print_json(f, "progress", NULL);
+	if (m->opts->json) {
+		follow_json(&m->f, "progress", NULL);
 		return;
 	}
-	progress_line(&f->now, line, f->terminal ? fitting(sizeof(line)) : sizeof(line));
-	if (f->terminal)
+	progress_line(&m->f.now, line, m->f.terminal ? fitting(sizeof(line)) : sizeof(line));
+	if (m->f.terminal)
 		(void)printf("\r%s\033[K", line);
 	else
 		(void)printf("%s\n", line);
-	f->line_open = f->terminal;
+	m->f.line_open = m->f.terminal;
 	(void)fflush(stdout);
-	hint(f);
+	hint(m);
 }
 
-static void explain_undecided(const struct follow *f)
+static void explain_undecided(const struct moving *m)
 {
 	(void)fprintf(
 		stderr,
@@ -268,105 +231,50 @@ static void explain_undecided(const struct follow *f)
 		"  - if it is running, the guest has arrived;\n"
 		"  - if it waits for a decision: ferry cont NAME --token %s\n"
 		"When it runs there, end what is left here: ferry quit %s\n",
-		f->now.error ? f->now.error : "no word from the other side", f->uri,
-		f->now.token ? f->now.token : "TOKEN", f->target);
+		m->f.now.error ? m->f.now.error : "no word from the other side", m->uri,
+		m->f.now.token ? m->f.now.token : "TOKEN", m->f.target);
 }
 
 /* The migration is over: say how, return the exit status. */
-static int conclude(struct follow *f)
+static int conclude(struct moving *m)
 {
-	const char *why = f->now.error ? f->now.error : "no reason given";
+	const char *why = m->f.now.error ? m->f.now.error : "no reason given";
 
-	end_live_line(f);
-	if (f->opts->json)
-		print_json(f, "done", NULL);
-	if (!strcmp(f->now.status, "completed")) {
-		if (f->cancelling)
+	follow_end_line(&m->f);
+	if (m->opts->json)
+		follow_json(&m->f, "done", NULL);
+	if (!strcmp(m->f.now.status, "completed")) {
+		if (m->f.cancelling)
 			(void)fprintf(stderr, "ferry: too late to cancel: the guest has moved\n");
-		if (!f->opts->json) {
-			(void)printf("completed: the guest runs at %s\n", f->uri);
-			progress_summary(&f->now, stdout);
+		if (!m->opts->json) {
+			(void)printf("completed: the guest runs at %s\n", m->uri);
+			progress_summary(&m->f.now, stdout);
 		}
 		return EXIT_OK;
 	}
-	if (!strcmp(f->now.status, "cancelled")) {
-		(void)fprintf(stderr, "ferry: %s\n", f->now.error ? f->now.error : "cancelled");
-		return f->cancelling ? EXIT_CANCELLED : EXIT_FAILED;
+	if (!strcmp(m->f.now.status, "cancelled")) {
+		(void)fprintf(stderr, "ferry: %s\n", m->f.now.error ? m->f.now.error : "cancelled");
+		return m->f.cancelling ? EXIT_CANCELLED : EXIT_FAILED;
 	}
-	if (f->now.token) {
-		explain_undecided(f);
+	if (m->f.now.token) {
+		explain_undecided(m);
 		return EXIT_UNDECIDED;
 	}
-	(void)fprintf(stderr, "ferry: the migration %s: %s\n", f->now.status, why);
+	(void)fprintf(stderr, "ferry: the migration %s: %s\n", m->f.now.status, why);
 	return EXIT_FAILED;
 }
 
-/* ---- following it ---- */
-
-static int ask(struct follow *f, struct err *e)
-{
-	json_t *answer;
-	int rc = client_call(f->client, "query-migrate", NULL, &answer, e);
-
-	if (rc)
-		return rc;
-	json_decref(f->answer);
-	f->answer = answer;
-	progress_read(&f->now, answer);
-	return 0;
-}
-
-/*
- * A signal has come: the first cancels, the next gives up waiting. But a terminal that is closed is
- * no wish for anything.
- */
-static int interrupted(struct follow *f, uint32_t sig, struct err *e)
-{
-	uint64_t now_ns = clock_mono_ns();
-
-	if (sig == SIGHUP)
-		return err_set(
-			e, EINTR,
-			"the terminal is gone; the migration goes on: 'ferry status %s' shows "
-			"it, 'ferry cancel %s' ends it",
-			f->target, f->target);
-	if (f->cancelling && now_ns - f->cancelled_ns < SECOND_MS * NS_PER_MS)
-		return 0;
-	if (f->cancelling)
-		return err_set(e, EINTR,
-			       "not waiting any longer: 'ferry status %s' tells how the cancelling "
-			       "goes",
-			       f->target);
-	f->cancelling = true;
-	f->cancelled_ns = now_ns;
-	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
-}
-
-static int wait_a_little(struct follow *f, struct err *e)
-{
-	struct pollfd p = {.fd = f->signal_fd, .events = POLLIN};
-	struct signalfd_siginfo info;
-
-	if (poll(&p, 1, POLL_MS) > 0 && read(f->signal_fd, &info, sizeof(info)) == sizeof(info))
-		return interrupted(f, info.ssi_signo, e);
-	if (f->cancelling && clock_mono_ns() - f->cancelled_ns > CANCEL_WAIT_MS * NS_PER_MS)
-		return err_set(e, ETIMEDOUT,
-			       "the migration was to be cancelled, and is still '%s' after %d s",
-			       f->now.status, CANCEL_WAIT_MS / 1000);
-	return 0;
-}
-
 /* With the defaults as well: options of an earlier migration shall not stay in force. */
-static json_t *migrate_args(const struct follow *f)
+static json_t *migrate_args(const struct moving *m)
 {
 	return json_pack(
-		"{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:b,s:b,s:O*}", "uri", f->uri, "downtime-limit",
-		(json_int_t)f->opts->limit_ms, "max-bandwidth", (json_int_t)f->opts->bandwidth,
-		"multifd-channels", (json_int_t)f->opts->channels, "multifd-compression",
-		f->opts->compress ? "zstd" : "none", "auto-converge", (int)f->opts->auto_converge,
-		"x-converge-time", (json_int_t)f->opts->converge_s, "pause-before-switchover",
-		(int)f->opts->hold, "x-ferry-verify", (int)f->opts->verify, "x-ferry-free-pages",
-		f->opts->free_pages);
+		"{s:s,s:I,s:I,s:I,s:s,s:b,s:I,s:b,s:b,s:O*}", "uri", m->uri, "downtime-limit",
+		(json_int_t)m->opts->limit_ms, "max-bandwidth", (json_int_t)m->opts->bandwidth,
+		"multifd-channels", (json_int_t)m->opts->channels, "multifd-compression",
+		m->opts->compress ? "zstd" : "none", "auto-converge", (int)m->opts->auto_converge,
+		"x-converge-time", (json_int_t)m->opts->converge_s, "pause-before-switchover",
+		(int)m->opts->hold, "x-ferry-verify", (int)m->opts->verify, "x-ferry-free-pages",
+		m->opts->free_pages);
 }
 
 /* The other process is gone, and with it what it knew. */
@@ -379,55 +287,51 @@ static int lost(struct err *e)
 }
 
 /* Returns the exit status; *e is set if the end of the migration has not been seen. */
-static int follow(struct follow *f, struct err *e)
+static int migrate(struct moving *m, struct err *e)
 {
 	struct err why = ERR_INIT;
-	int rc = client_call(f->client, "migrate", migrate_args(f), NULL, &why);
+	int rc = client_call(m->f.client, "migrate", migrate_args(m), NULL, &why);
 
 	if (!rc)
-		rc = ask(f, &why);
-	while (!rc && !progress_ended(&f->now)) {
-		show(f);
-		rc = wait_a_little(f, &why);
+		rc = follow_ask(&m->f, &why);
+	while (!rc && !progress_ended(&m->f.now)) {
+		show(m);
+		rc = follow_wait(&m->f, POLL_MS, &why);
 		if (!rc)
-			rc = ask(f, &why);
+			rc = follow_ask(&m->f, &why);
 	}
-	end_live_line(f);
+	follow_end_line(&m->f);
 	if (!rc)
-		return conclude(f);
+		return conclude(m);
 	if (client_lost(rc))
 		return lost(e);
 	*e = why;
 	return EXIT_FAILED;
 }
 
-static int watch_signals(struct err *e)
+static int check_address(const char *uri, struct err *e)
 {
-	struct sigaction hangup;
-	sigset_t set;
-	int fd;
+	struct mig_uri parsed;
 
-	(void)sigemptyset(&set);
-	(void)sigaddset(&set, SIGINT);
-	(void)sigaddset(&set, SIGTERM);
-	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup */
-		(void)sigaddset(&set, SIGHUP);
-	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? err_sys(e, errno, "cannot watch for signals") : fd;
+	if (mig_file_uri_path(uri))
+		return err_set(e, EINVAL, "'ferry save GUEST FILE' saves a guest to a file");
+	return mig_uri_parse(uri, &parsed, e);
 }
 
-static int migrate(struct follow *f, struct err *e)
+/* Returns the exit status. */
+static int open_and_migrate(struct moving *m, const char *target, struct err *e)
 {
-	int rc = client_check_text(f->uri, e);
+	int status = EXIT_FAILED;
 
-	if (!rc)
-		rc = client_open(&f->client, f->target, CLIENT_TIMEOUT_MS, e);
-	if (!rc) {
-		f->signal_fd = watch_signals(e);
-		rc = f->signal_fd < 0 ? f->signal_fd : 0;
-	}
-	return rc ? EXIT_FAILED : follow(f, e);
+	if (!client_check_text(m->uri, e) &&
+	    !follow_open(&m->f, target, "migration", m->opts->json, e))
+		status = migrate(m, e);
+	if (e->code && m->opts->json)
+		follow_json(&m->f, "done", e->msg);
+	if (e->code)
+		(void)cli_failed(e);
+	follow_close(&m->f);
+	return cli_finish(status);
 }
 
 int cli_migrate(int argc, char *const *argv)
@@ -437,30 +341,14 @@ int cli_migrate(int argc, char *const *argv)
 				    .bandwidth = MIG_BANDWIDTH_UNLIMITED};
 	struct opts_args args;
 	struct err e = ERR_INIT;
-	struct mig_uri parsed;
 	int status = cli_parse("migrate", migrate_table, argc, argv, 2, &o, &args);
-	struct follow f = {.opts = &o, .signal_fd = -1};
+	struct moving m = {.opts = &o, .f = {.signal_fd = -1}};
 
-	if (status >= 0) {
-		json_decref(o.free_pages);
-		return status;
+	if (status < 0) {
+		m.uri = args.arg[1];
+		status = check_address(m.uri, &e) ? cli_usage_error("migrate", &e)
+						  : open_and_migrate(&m, args.arg[0], &e);
 	}
-	f.target = args.arg[0];
-	f.uri = args.arg[1];
-	f.terminal = !o.json && isatty(STDOUT_FILENO);
-	if (mig_uri_parse(f.uri, &parsed, &e)) {
-		json_decref(o.free_pages);
-		return cli_usage_error("migrate", &e);
-	}
-	status = migrate(&f, &e);
-	if (e.code && o.json)
-		print_json(&f, "done", e.msg);
-	if (e.code)
-		(void)cli_failed(&e);
-	client_close(f.client);
-	if (f.signal_fd >= 0)
-		(void)close(f.signal_fd);
-	json_decref(f.answer);
 	json_decref(o.free_pages);
-	return cli_finish(status);
+	return status;
 }

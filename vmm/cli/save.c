@@ -2,22 +2,15 @@
 #include <errno.h>
 #include <libgen.h>
 #include <limits.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "migration/save.h"
 #include "vmm/cli/cli.h"
-#include "vmm/cli/client.h"
-#include "vmm/cli/progress.h"
-#include "vmm/ctl/qmp.h"
+#include "vmm/cli/follow.h"
 
 #define POLL_MS 50
-#define LINE_MS 1000 /* how often a plain line or a JSON object is printed */
 #define QUIT_MS 15000
 
 struct save_options {
@@ -28,14 +21,8 @@ struct save_options {
 /* One run of the command. */
 struct saving {
 	const struct save_options *opts;
-	const char *target;
 	char path[PATH_MAX];
-	struct client *client;
-	int signal_fd;
-	bool terminal, line_open, cancelled;
-	uint64_t next_line_ns;
-	json_t *answer; /* the latest query-migrate, and what was read from it */
-	struct progress now;
+	struct follow f;
 };
 
 static int set_json(void *out, const char *value, struct err *e)
@@ -118,100 +105,56 @@ static int absolute_path(const char *path, char out[PATH_MAX], struct err *e)
 
 /* ---- what is shown ---- */
 
-static void end_live_line(struct saving *s)
-{
-	if (s->line_open)
-		(void)fputc('\n', stdout);
-	s->line_open = false;
-	(void)fflush(stdout);
-}
-
-static void print_json(struct saving *s, const char *event, const char *error)
-{
-	json_t *o = s->answer ? json_copy(s->answer) : json_object();
-
-	if (o && !json_object_set_new(o, "event", json_string(event)) &&
-	    (!error || !json_object_set_new(o, "error", qmp_text(error)))) {
-		(void)json_dumpf(o, stdout, JSON_COMPACT);
-		(void)fputc('\n', stdout);
-		(void)fflush(stdout);
-	}
-	json_decref(o);
-}
-
 static void show(struct saving *s)
 {
-	uint64_t now_ns = clock_mono_ns(), done;
 	char size[32], rate[32];
+	uint64_t done;
 
-	if (!s->terminal && now_ns < s->next_line_ns)
+	if (!follow_line_due(&s->f))
 		return;
-	s->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
 	if (s->opts->json) {
-		print_json(s, "progress", NULL);
+		follow_json(&s->f, "progress", NULL);
 		return;
 	}
-	done = s->now.ram_total ? (s->now.ram_total - s->now.remaining) * 100 / s->now.ram_total
-				: 0;
-	(void)printf("%s%s %3llu%%, %s written, %s/s%s", s->terminal ? "\r" : "", s->now.status,
-		     (unsigned long long)done, size_text(s->now.transferred, size, sizeof(size)),
-		     size_text(s->now.bytes_s, rate, sizeof(rate)), s->terminal ? "\033[K" : "\n");
-	s->line_open = s->terminal;
+	done = s->f.now.ram_total
+		       ? (s->f.now.ram_total - s->f.now.remaining) * 100 / s->f.now.ram_total
+		       : 0;
+	(void)printf("%s%s %3llu%%, %s written, %s/s%s", s->f.terminal ? "\r" : "", s->f.now.status,
+		     (unsigned long long)done, size_text(s->f.now.transferred, size, sizeof(size)),
+		     size_text(s->f.now.bytes_s, rate, sizeof(rate)),
+		     s->f.terminal ? "\033[K" : "\n");
+	s->f.line_open = s->f.terminal;
 	(void)fflush(stdout);
 }
 
 static int conclude(struct saving *s)
 {
-	const char *why = s->now.error ? s->now.error : "no reason given";
+	const char *why = s->f.now.error ? s->f.now.error : "no reason given";
 	char size[32];
 
-	end_live_line(s);
+	follow_end_line(&s->f);
 	if (s->opts->json)
-		print_json(s, "done", NULL);
-	if (!strcmp(s->now.status, "completed")) {
+		follow_json(&s->f, "done", NULL);
+	if (!strcmp(s->f.now.status, "completed")) {
 		if (!s->opts->json)
 			(void)printf("saved in %s: %s in %.3f s, %llu pages, %llu zero; dark for "
 				     "%.3f ms\n",
-				     s->path, size_text(s->now.transferred, size, sizeof(size)),
-				     (double)s->now.total_ns / (double)NS_PER_SEC,
-				     (unsigned long long)s->now.normal_pages,
-				     (unsigned long long)s->now.zero_pages,
-				     (double)s->now.downtime_ns / (double)NS_PER_MS);
+				     s->path, size_text(s->f.now.transferred, size, sizeof(size)),
+				     (double)s->f.now.total_ns / (double)NS_PER_SEC,
+				     (unsigned long long)s->f.now.normal_pages,
+				     (unsigned long long)s->f.now.zero_pages,
+				     (double)s->f.now.downtime_ns / (double)NS_PER_MS);
 		return EXIT_OK;
 	}
 	(void)fprintf(stderr, "ferry: the guest is not saved: %s\n", why);
-	return s->cancelled && !strcmp(s->now.status, "cancelled") ? EXIT_CANCELLED : EXIT_FAILED;
+	return s->f.cancelling && !strcmp(s->f.now.status, "cancelled") ? EXIT_CANCELLED
+									: EXIT_FAILED;
 }
 
-/* ---- following it ---- */
-
-static int ask(struct saving *s, struct err *e)
+/* Returns the exit status; *e is set if the end of the save has not been seen. */
+static int save(struct saving *s, struct err *e)
 {
-	json_t *answer;
-	int rc = client_call(s->client, "query-migrate", NULL, &answer, e);
-
-	if (rc)
-		return rc;
-	json_decref(s->answer);
-	s->answer = answer;
-	progress_read(&s->now, answer);
-	return 0;
-}
-
-static int wait_a_little(struct saving *s, struct err *e)
-{
-	struct pollfd p = {.fd = s->signal_fd, .events = POLLIN};
-	struct signalfd_siginfo info;
-
-	if (poll(&p, 1, POLL_MS) <= 0 || read(s->signal_fd, &info, sizeof(info)) != sizeof(info))
-		return 0;
-	s->cancelled = true;
-	return client_call(s->client, "migrate_cancel", NULL, NULL, e);
-}
-
-static int follow(struct saving *s, struct err *e)
-{
-	int rc = client_call(s->client, "x-ferry-save",
+	int rc = client_call(s->f.client, "x-ferry-save",
 			     json_pack("{s:s,s:b,s:b,s:I,s:b}", "path", s->path, "live",
 				       s->opts->live, "go-on", s->opts->go_on, "multifd-channels",
 				       (json_int_t)s->opts->n_threads, "direct-io",
@@ -219,36 +162,44 @@ static int follow(struct saving *s, struct err *e)
 			     NULL, e);
 
 	if (!rc)
-		rc = ask(s, e);
-	while (!rc && !progress_ended(&s->now)) {
+		rc = follow_ask(&s->f, e);
+	while (!rc && !progress_ended(&s->f.now)) {
 		show(s);
-		rc = wait_a_little(s, e);
+		rc = follow_wait(&s->f, POLL_MS, e);
 		if (!rc)
-			rc = ask(s, e);
+			rc = follow_ask(&s->f, e);
 	}
-	end_live_line(s);
+	follow_end_line(&s->f);
 	if (rc)
 		return EXIT_FAILED;
 	rc = conclude(s);
 	if (rc || !s->opts->quit)
 		return rc;
-	rc = client_call(s->client, "quit", NULL, NULL, e);
+	if (s->f.cancelling) {
+		(void)fprintf(stderr, "ferry: too late to cancel: the guest is saved; its process "
+				      "stays all the same\n");
+		return EXIT_FAILED;
+	}
+	rc = client_call(s->f.client, "quit", NULL, NULL, e);
 	if (!rc)
-		rc = client_wait_end(s->client, QUIT_MS, e);
+		rc = client_wait_end(s->f.client, QUIT_MS, e);
 	return rc ? EXIT_FAILED : EXIT_OK;
 }
 
-static int watch_signals(struct err *e)
+/* Returns the exit status. */
+static int open_and_save(struct saving *s, const char *target, const char *path, struct err *e)
 {
-	sigset_t set;
-	int fd;
+	int status = EXIT_FAILED;
 
-	(void)sigemptyset(&set);
-	(void)sigaddset(&set, SIGINT);
-	(void)sigaddset(&set, SIGTERM);
-	(void)sigprocmask(SIG_BLOCK, &set, NULL);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	return fd < 0 ? err_sys(e, errno, "cannot watch for signals") : fd;
+	if (!absolute_path(path, s->path, e) && !client_check_text(s->path, e) &&
+	    !follow_open(&s->f, target, "save", s->opts->json, e))
+		status = save(s, e);
+	if (e->code && s->opts->json)
+		follow_json(&s->f, "done", e->msg);
+	if (e->code)
+		(void)cli_failed(e);
+	follow_close(&s->f);
+	return cli_finish(status);
 }
 
 int cli_save(int argc, char *const *argv)
@@ -256,8 +207,8 @@ int cli_save(int argc, char *const *argv)
 	struct save_options o = {.n_threads = MIG_FILE_THREADS_DEFAULT};
 	struct opts_args args;
 	struct err e = ERR_INIT;
-	int rc, status = cli_parse("save", save_table, argc, argv, 2, &o, &args);
-	struct saving s = {.opts = &o, .signal_fd = -1};
+	int status = cli_parse("save", save_table, argc, argv, 2, &o, &args);
+	struct saving s = {.opts = &o, .f = {.signal_fd = -1}};
 
 	if (status >= 0)
 		return status;
@@ -266,25 +217,5 @@ int cli_save(int argc, char *const *argv)
 		return cli_usage_error("save", &e);
 	}
 	o.go_on = o.go_on || (o.live && !o.quit);
-	s.target = args.arg[0];
-	s.terminal = !o.json && isatty(STDOUT_FILENO);
-	status = EXIT_FAILED;
-	rc = absolute_path(args.arg[1], s.path, &e);
-	if (!rc)
-		rc = client_check_text(s.path, &e);
-	if (!rc)
-		rc = client_open(&s.client, s.target, CLIENT_TIMEOUT_MS, &e);
-	if (!rc)
-		s.signal_fd = watch_signals(&e);
-	if (!rc && s.signal_fd >= 0)
-		status = follow(&s, &e);
-	if (e.code && o.json)
-		print_json(&s, "done", e.msg);
-	if (e.code)
-		(void)cli_failed(&e);
-	client_close(s.client);
-	if (s.signal_fd >= 0)
-		(void)close(s.signal_fd);
-	json_decref(s.answer);
-	return cli_finish(status);
+	return open_and_save(&s, args.arg[0], args.arg[1], &e);
 }

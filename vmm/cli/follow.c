@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cli/follow.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "vmm/ctl/qmp.h"
+
+#define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
+#define CANCEL_WAIT_MS 30000
+#define SECOND_MS      500 /* signals closer together are one wish (timeout(1) sends two) */
+
+static int watch_signals(struct err *e)
+{
+	struct sigaction hangup;
+	sigset_t set;
+	int fd;
+
+	(void)sigemptyset(&set);
+	(void)sigaddset(&set, SIGINT);
+	(void)sigaddset(&set, SIGTERM);
+	if (!sigaction(SIGHUP, NULL, &hangup) && hangup.sa_handler != SIG_IGN) /* nohup */
+		(void)sigaddset(&set, SIGHUP);
+	(void)sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	return fd < 0 ? err_sys(e, errno, "cannot watch for signals") : fd;
+}
+
+int follow_open(struct follow *f, const char *target, const char *what, bool json, struct err *e)
+{
+	int rc;
+
+	*f = (struct follow){.target = target,
+			     .what = what,
+			     .signal_fd = -1,
+			     .json = json,
+			     .terminal = !json && isatty(STDOUT_FILENO)};
+	rc = client_open(&f->client, target, CLIENT_TIMEOUT_MS, e);
+	if (rc)
+		return rc;
+	f->signal_fd = watch_signals(e);
+	return f->signal_fd < 0 ? f->signal_fd : 0;
+}
+
+void follow_close(struct follow *f)
+{
+	client_close(f->client);
+	if (f->signal_fd >= 0)
+		(void)close(f->signal_fd);
+	json_decref(f->answer);
+}
+
+int follow_ask(struct follow *f, struct err *e)
+{
+	json_t *answer;
+	int rc = client_call(f->client, "query-migrate", NULL, &answer, e);
+
+	if (rc)
+		return rc;
+	json_decref(f->answer);
+	f->answer = answer;
+	progress_read(&f->now, answer);
+	return 0;
+}
+
+/* A terminal that is closed is no wish for anything. */
+static int interrupted(struct follow *f, uint32_t sig, struct err *e)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (sig == SIGHUP)
+		return err_set(e, EINTR,
+			       "the terminal is gone; the %s goes on: 'ferry status %s' shows it, "
+			       "'ferry cancel %s' ends it",
+			       f->what, f->target, f->target);
+	if (f->cancelling && now_ns - f->cancelled_ns < SECOND_MS * NS_PER_MS)
+		return 0;
+	if (f->cancelling)
+		return err_set(e, EINTR,
+			       "not waiting any longer: 'ferry status %s' tells how the cancelling "
+			       "goes",
+			       f->target);
+	f->cancelling = true;
+	f->cancelled_ns = now_ns;
+	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
+}
+
+int follow_wait(struct follow *f, int poll_ms, struct err *e)
+{
+	struct pollfd p = {.fd = f->signal_fd, .events = POLLIN};
+	struct signalfd_siginfo info;
+
+	if (poll(&p, 1, poll_ms) > 0 && read(f->signal_fd, &info, sizeof(info)) == sizeof(info))
+		return interrupted(f, info.ssi_signo, e);
+	if (f->cancelling && clock_mono_ns() - f->cancelled_ns > CANCEL_WAIT_MS * NS_PER_MS)
+		return err_set(e, ETIMEDOUT,
+			       "the %s was to be cancelled, and is still '%s' after %d s", f->what,
+			       f->now.status, CANCEL_WAIT_MS / 1000);
+	return 0;
+}
+
+bool follow_line_due(struct follow *f)
+{
+	uint64_t now_ns = clock_mono_ns();
+
+	if (!f->terminal && now_ns < f->next_line_ns)
+		return false;
+	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
+	return true;
+}
+
+void follow_end_line(struct follow *f)
+{
+	if (f->line_open)
+		(void)fputc('\n', stdout);
+	f->line_open = false;
+	(void)fflush(stdout);
+}
+
+void follow_json(struct follow *f, const char *event, const char *error)
+{
+	json_t *o = f->answer ? json_copy(f->answer) : json_object();
+
+	if (o && !json_object_set_new(o, "event", json_string(event)) &&
+	    (!error || !json_object_set_new(o, "error", qmp_text(error)))) {
+		(void)json_dumpf(o, stdout, JSON_COMPACT);
+		(void)fputc('\n', stdout);
+		(void)fflush(stdout);
+	}
+	json_decref(o);
+}
