@@ -294,6 +294,7 @@ END_TEST
 /* People at the door while the source's connections come: each is told, none does harm. */
 START_TEST(strangers)
 {
+	static const char web[] = "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n";
 	struct raw_source x;
 	struct stream s;
 	char dropped[1000];
@@ -308,7 +309,7 @@ START_TEST(strangers)
 	fds[n] = raw_connect(synth_uri(r.p.dst)); /* another source: it has to wait */
 	raw_send(fds[n++], r.to_dest.data, r.to_dest.len);
 	fds[n] = raw_connect(synth_uri(r.p.dst));
-	raw_send(fds[n++], "GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n", 50);
+	raw_send(fds[n++], web, strlen(web));
 	stream_begin(&s, &r);
 	fds[n++] = connect_as(&s, x.session ^ 1, 1);
 	s.seq = 0;
