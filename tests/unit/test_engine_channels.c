@@ -175,10 +175,13 @@ START_TEST(called_off_at_the_end)
 		pair_send(&p, 200);
 		while (n < 2) {
 			ck_assert(synth_wait(p.src, WATCH(MIG_DEVICE)));
-			/* Sometimes few, sometimes enough to be shared. */
+			ck_assert(synth_wait(p.src, WATCH(MIG_ACTIVE) | WATCH_ENDED));
+			/*
+			 * Sometimes few, sometimes enough to be shared. Not before: a guest that
+			 * stands still writes nothing.
+			 */
 			for (uint64_t page = 0; page < 10 + 1000 * (round % 2); page++)
 				synth_store(p.src, page, page + n + 1);
-			ck_assert(synth_wait(p.src, WATCH(MIG_ACTIVE) | WATCH_ENDED));
 			n = (unsigned)synth_status(p.src).switchovers_called_off;
 			/* More than it has learned by now, less than loading takes. */
 			atomic_store(&p.dst->delay_ns[SYNTH_APPLY], (1 + n) * 1500 * NS_PER_MS);

@@ -158,7 +158,7 @@ void synth_free(struct synth *s);
 /* Bytes that no other page has, in n pages from `first` (numbered over all blocks). */
 void synth_fill(struct synth *s, uint64_t first, uint64_t n);
 uint8_t *synth_page(const struct synth *s, uint64_t page);
-/* The guest itself writes all words of a page, logged like any write of it. */
+/* The guest itself writes all words of a page, logged like any write of it. If it runs. */
 void synth_store(struct synth *s, uint64_t page, uint64_t value);
 uint64_t synth_n_pages(const struct synth *s);
 

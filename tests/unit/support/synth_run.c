@@ -86,9 +86,11 @@ void synth_store(struct synth *s, uint64_t page, uint64_t value)
 	uint64_t *at = (uint64_t *)(void *)synth_page(s, page);
 
 	pthread_mutex_lock(&s->lock);
-	(void)bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64));
-	for (unsigned i = 0; i < WORDS_PER_PAGE; i++)
-		store(&at[i], value);
+	if (s->running) {
+		(void)bitset_or(&s->log[b], in_block / 64, 1ull << (in_block % 64));
+		for (unsigned i = 0; i < WORDS_PER_PAGE; i++)
+			store(&at[i], value);
+	}
 	pthread_mutex_unlock(&s->lock);
 }
 
