@@ -12,6 +12,8 @@ from ferrylab import LabError
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
 SAMPLE_S = 0.01  # between two looks at a migration
+OPEN_MAX = 4     # questions that wait for an answer
+PATIENCE_S = 5   # after that one is taken for lost
 WORK_S = 0.2     # between two questions to the guest, whose answers take it some milliseconds
 
 
@@ -129,11 +131,13 @@ class Work:
     def __init__(self):
         self.samples = []  # (host time in s, guest's t_us, writes, loops)
         self._due = 0.0
+        self._open = 0  # questions without an answer yet
 
     def take(self, line):
         """A line of the guest; half a one, which a switchover cut, is none."""
         match = STATUS.match(line or "")
         if match:
+            self._open = max(self._open - 1, 0)
             self.samples.append((time.monotonic(), *(int(x or 0) for x in match.groups())))
 
     def ask(self, side, timeout=10):
@@ -145,8 +149,10 @@ class Work:
     def pump(self, side, until):
         """Ask when it is time to, and listen until then."""
         now = time.monotonic()
-        if now >= self._due:
+        # A guest that is hardly let run reads slowly: who asks all the same is soon not heard.
+        if now >= self._due and (self._open < OPEN_MAX or now >= self._due + PATIENCE_S):
             side.serial.send("s")
+            self._open += 1
             self._due = now + WORK_S
         while True:
             left = until - time.monotonic()
