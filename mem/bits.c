@@ -21,12 +21,6 @@ void bits_set_range(uint64_t *map, uint64_t first, uint64_t n)
 		map[w] |= bits_word_mask(w, first, n);
 }
 
-void bits_clear_range(uint64_t *map, uint64_t first, uint64_t n)
-{
-	for (uint64_t w = first / 64; n && w <= (first + n - 1) / 64; w++)
-		map[w] &= ~bits_word_mask(w, first, n);
-}
-
 uint64_t bits_count(const uint64_t *map, uint64_t n_words)
 {
 	uint64_t count = 0;

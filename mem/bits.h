@@ -30,7 +30,6 @@ static inline void bits_clear(uint64_t *map, uint64_t i)
 uint64_t bits_word_mask(uint64_t w, uint64_t first, uint64_t n);
 
 void bits_set_range(uint64_t *map, uint64_t first, uint64_t n);
-void bits_clear_range(uint64_t *map, uint64_t first, uint64_t n);
 uint64_t bits_count(const uint64_t *map, uint64_t n_words);
 
 /* The first word at or after `from` that is not zero, or n_words. */

@@ -431,15 +431,6 @@ void mig_file_close(struct mig_file *f)
 	free(f);
 }
 
-uint64_t mig_file_present(const struct mig_file *f)
-{
-	uint64_t n = 0;
-
-	for (unsigned b = 0; b < f->layout.n_blocks; b++)
-		n += bits_count(f->present[b], bits_words(f->layout.blocks[b].n_pages));
-	return n;
-}
-
 /* The description is for other readers; that it is as long as it says is all that matters here. */
 static int check_end(const struct mig_file *f, struct rbuf *r, struct err *e)
 {

@@ -38,9 +38,6 @@ struct mig_file {
 int mig_file_open(struct mig_file **out, const char *path, struct err *e);
 void mig_file_close(struct mig_file *f);
 
-/* How many pages the file holds; the others are zero. */
-uint64_t mig_file_present(const struct mig_file *f);
-
 /*
  * Each section of a device in turn: decode exactly its fields from r. Then checks that nothing but
  * the description follows. Stops at the first error.

@@ -75,13 +75,6 @@ static int choose_mac(struct net *n, const uint8_t *mac, struct err *e)
 	return 0;
 }
 
-void net_mac(struct net *n, uint8_t mac[NET_MAC_BYTES])
-{
-	vdev_lock(&n->vdev);
-	memcpy(mac, n->mac, NET_MAC_BYTES);
-	vdev_unlock(&n->vdev);
-}
-
 /* --- announcing --- */
 
 static void arm(struct net *n, unsigned ms)

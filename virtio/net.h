@@ -61,8 +61,6 @@ int net_new(struct net **out, const struct vdev_host *host, const struct net_con
 void net_free(struct net *n);
 struct vdev *net_vdev(struct net *n);
 
-/* The guest's address as it is now, after a load the one it came with. */
-void net_mac(struct net *n, uint8_t mac[NET_MAC_BYTES]);
 /* Tell the network. Once the device has been resumed at its new place. */
 void net_announce(struct net *n);
 

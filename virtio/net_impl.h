@@ -8,7 +8,6 @@
 
 #define NET_RX    0u
 #define NET_TX    1u
-#define NET_CTRL  2u
 #define NET_BATCH 64 /* frames moved before others get their turn */
 
 struct net {

@@ -243,16 +243,6 @@ int vdev_reset_locked(struct vdev *d)
 	return 0;
 }
 
-int vdev_reset(struct vdev *d)
-{
-	int rc;
-
-	vdev_lock(d);
-	rc = vdev_reset_locked(d);
-	vdev_unlock(d);
-	return rc;
-}
-
 int vdev_pause(struct vdev *d, struct err *e)
 {
 	int rc = 0;

@@ -169,12 +169,6 @@ void vdev_resume(struct vdev *d);
  */
 void vdev_halt(struct vdev *d);
 
-/*
- * As a driver's reset: the machine's, while it is paused or not. -ETIMEDOUT: a request in flight
- * does not end, so the device stays in DEVICE_NEEDS_RESET.
- */
-int vdev_reset(struct vdev *d);
-
 /* While paused. `state` is of ops->state_bytes and described by ops->table. */
 void vdev_save(struct vdev *d, void *state);
 /* -EINVAL with words if this device could not be in that state. Changes nothing. */
@@ -210,7 +204,10 @@ int vdev_break_queue(struct vdev *d, unsigned q);
 /* The transport's: a write of the status register, other than 0; of a queue's ready register. */
 void vdev_set_status(struct vdev *d, uint32_t value);
 void vdev_set_queue_ready(struct vdev *d, unsigned q, bool ready);
-/* vdev_reset() with the lock held. */
+/*
+ * A driver's reset, with the lock held. -ETIMEDOUT: a request in flight does not end, so the device
+ * stays in DEVICE_NEEDS_RESET.
+ */
 int vdev_reset_locked(struct vdev *d);
 /* Interrupt status (no lock needed): read it, acknowledge bits. */
 uint32_t vdev_isr(struct vdev *d);

@@ -42,7 +42,6 @@
 
 #define FADT_REVISION     6
 #define FADT_MINOR        4
-#define FADT_BYTES        276
 #define BOOT_LEGACY       0x0001 /* devices on an ISA bus; no keyboard controller to probe for */
 #define BOOT_NO_VGA       0x0004
 #define FLAG_WBINVD       (1u << 0)

@@ -25,7 +25,7 @@ struct opt {
 	int (*set)(void *out, const char *value, struct err *e);
 };
 
-#define OPTS_MAX      32
+#define OPTS_MAX      32 /* options of a table */
 #define OPTS_ARGS_MAX 2
 
 struct opts_args {

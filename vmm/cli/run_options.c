@@ -301,6 +301,8 @@ static const struct opt run_table[] = {
 	{NULL, NULL, NULL, NULL},
 };
 
+_Static_assert(sizeof(run_table) / sizeof(run_table[0]) - 1 <= OPTS_MAX, "too many options");
+
 void run_options_help(FILE *to)
 {
 	opts_help(run_table, to);
