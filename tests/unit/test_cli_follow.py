@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ferry save and ferry migrate while they wait for a process whose disk or peer hangs for ever."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,14 +23,20 @@ class Hanging:
 
     def __init__(self, path):
         self.asked = []
+        self.connection = None
         self.changed = threading.Condition()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
-        threading.Thread(target=self.serve, daemon=True).start()
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        with contextlib.suppress(OSError):  # the connection is cut
+            self.serve()
 
     def serve(self):
-        with self.listener.accept()[0] as connection, connection.makefile("rw") as lines:
+        self.connection = self.listener.accept()[0]
+        with self.connection, self.connection.makefile("rw") as lines:
             self.say(lines, {"QMP": {"version": {}, "capabilities": []}})
             for line in lines:
                 command = json.loads(line)
@@ -82,6 +89,16 @@ class FollowTest(unittest.TestCase):
                 self.assertEqual(process.returncode, 1, out)
                 self.assertIn("not waiting any longer", out)
                 self.assertEqual(there.asked.count("migrate_cancel"), 1)
+
+    def test_a_process_that_ends(self):
+        for command, status, part in (("save", 1, "an earlier one"),
+                                      ("migrate", 3, "look at the destination")):
+            with self.subTest(command=command):
+                process, there = self.start(command)
+                there.connection.shutdown(socket.SHUT_RDWR)
+                out, _ = process.communicate(timeout=20)
+                self.assertEqual(process.returncode, status, out)
+                self.assertIn(part, out)
 
     def test_a_closed_terminal_cancels_nothing(self):
         for command, what in (("save", "save"), ("migrate", "migration")):

@@ -154,22 +154,29 @@ static int conclude(struct saving *s)
 /* Returns the exit status; *e is set if the end of the save has not been seen. */
 static int save(struct saving *s, struct err *e)
 {
+	struct err why = ERR_INIT;
 	int rc = client_call(s->f.client, "x-ferry-save",
 			     json_pack("{s:s,s:b,s:b,s:I,s:b}", "path", s->path, "live",
 				       s->opts->live, "go-on", s->opts->go_on, "multifd-channels",
 				       (json_int_t)s->opts->n_threads, "direct-io",
 				       s->opts->direct_io),
-			     NULL, e);
+			     NULL, &why);
 
 	if (!rc)
-		rc = follow_ask(&s->f, e);
+		rc = follow_ask(&s->f, &why);
 	while (!rc && !progress_ended(&s->f.now)) {
 		show(s);
-		rc = follow_wait(&s->f, POLL_MS, e);
+		rc = follow_wait(&s->f, POLL_MS, &why);
 		if (!rc)
-			rc = follow_ask(&s->f, e);
+			rc = follow_ask(&s->f, &why);
 	}
 	follow_end_line(&s->f);
+	if (client_lost(rc))
+		(void)err_set(e, ECONNRESET,
+			      "the guest's process ended before it said that the guest is saved: "
+			      "if there is a file, it is whole, but perhaps an earlier one");
+	else if (rc)
+		*e = why;
 	if (rc)
 		return EXIT_FAILED;
 	rc = conclude(s);
