@@ -91,6 +91,13 @@ class PageTest(unittest.TestCase):
                     path = os.path.join(ROOT, os.path.dirname(page), link)
                     self.assertTrue(os.path.exists(path), f"{page}: {link}")
 
+    def test_scenario_keys(self):
+        page = read("docs", "bench.md")
+        keys = re.findall(r'^    "(\w+)": \(', read("scripts", "bench", "scenario.py"), re.M)
+        self.assertGreater(len(keys), 15)
+        for key in set(keys) - {"delay_ms"}:  # only says why there is none
+            self.assertRegex(page, rf"(?m)^(\| .*`{key}`|    .*\b{key} = )")
+
     def test_targets(self):
         makefile = read("Makefile")
         rows = re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \|", read("CONTRIBUTING.md"), re.M)
