@@ -14,6 +14,7 @@
 #define MIN_PASS_NS      (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 #define WATCH_NS         (5 * NS_PER_MS)  /* how often the clock is looked at beside the senders */
 #define WORDS_NS         (500 * NS_PER_MS)
+#define FAR              4                /* times the limit: no switchover follows the next pass */
 #define SHARED_PAGES_MIN WIRE_CHUNK_PAGES /* fewer are sent on the first connection alone */
 
 static uint64_t remaining_bytes(const struct mig_source *s)
@@ -367,12 +368,19 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 	return !rc && all && s->paused ? mark_others(s, e) : rc;
 }
 
+/* Nothing is sent now. Behind a pass that was not waited for the wire may be busy all the same. */
+static void pause_rate(struct mig_source *s)
+{
+	if (mig_source_settled(s) || !mig_senders_queued_bytes(&s->senders))
+		mig_rate_pause(&s->rate, clock_mono_ns());
+}
+
 int mig_precopy_sync(struct mig_source *s, struct err *e)
 {
 	uint64_t begin_ns = clock_mono_ns();
 	int rc;
 
-	mig_rate_pause(&s->rate, begin_ns);
+	pause_rate(s);
 	rc = mig_sync_now(&s->sync, e);
 	if (rc) {
 		err_prefix(e, "reading the dirty log");
@@ -383,20 +391,34 @@ int mig_precopy_sync(struct mig_source *s, struct err *e)
 }
 
 /*
- * Wait until the destination has worked off the pass, not just its host's socket: in the dark
+ * Wait until the destination has worked off the passes, not just its host's socket: in the dark
  * there must be nothing left to catch up on. It counts as sending time, so the bandwidth is that of
  * the whole way into the destination's memory.
  */
-static int settle_pass(struct mig_source *s, struct err *e)
+static int settle(struct mig_source *s, struct err *e)
+{
+	int rc;
+
+	mig_rate_resume(&s->rate, clock_mono_ns());
+	rc = mig_source_settle(s, e);
+	account(s);
+	mig_rate_pause(&s->rate, clock_mono_ns());
+	return rc;
+}
+
+/*
+ * The pass is out. While the guest is far from fitting the wire is not left idle for the round trip
+ * that waiting costs: the next pass follows at once, and PASSED is taken when it comes.
+ */
+static int end_pass(struct mig_source *s, struct err *e)
 {
 	int rc;
 
 	mig_rate_resume(&s->rate, clock_mono_ns());
 	rc = mark_round(s, e);
-	if (!rc)
-		rc = mig_source_settle(s, e);
+	if (!rc && (!s->far || mig_rehearsal_due(s)))
+		return settle(s, e);
 	account(s);
-	mig_rate_pause(&s->rate, clock_mono_ns());
 	return rc;
 }
 
@@ -453,8 +475,8 @@ static int iterate(struct mig_source *s, struct err *e)
 	if (!rc && pass == 1)
 		rc = send_free_pages(s, e);
 	if (!rc)
-		rc = settle_pass(s, e);
-	if (!rc && mig_rehearsal_due(s))
+		rc = end_pass(s, e);
+	if (!rc && mig_source_settled(s) && mig_rehearsal_due(s))
 		rc = mig_rehearse(s, e);
 	mig_sync_iteration(&s->sync, false);
 	if (!rc)
@@ -468,24 +490,43 @@ static int space_out(struct mig_source *s, uint64_t begin_ns, struct err *e)
 {
 	uint64_t took = clock_mono_ns() - begin_ns;
 
+	pause_rate(s);
 	if (took < MIN_PASS_NS && mig_stop_wait(&s->stop, -1, 0, MIN_PASS_NS - took) == -ECANCELED)
 		return err_set(e, ECANCELED, "cancelled");
 	return 0;
 }
 
+/* Does the rest fit the limit? *fits only if the destination has all that was sent. */
+static int decide(struct mig_source *s, bool *fits, struct err *e)
+{
+	uint64_t limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
+	uint64_t phases[MIG_PHASES], predicted = mig_predict(s, phases);
+	int rc = 0;
+
+	s->far = predicted / FAR > limit_ns;
+	*fits = predicted <= limit_ns;
+	if (*fits && !mig_source_settled(s)) {
+		rc = settle(s, e);
+		*fits = mig_predict(s, phases) <= limit_ns;
+	}
+	return rc;
+}
+
 int mig_precopy(struct mig_source *s, struct err *e)
 {
-	uint64_t before = remaining_bytes(s), extra = 0, phases[MIG_PHASES];
+	uint64_t before = remaining_bytes(s), extra = 0;
 
 	for (;;) {
-		uint64_t begin_ns = clock_mono_ns(), sent = s->sent_normal, left, limit_ns;
+		uint64_t begin_ns = clock_mono_ns(), sent = s->sent_normal, left;
+		bool fits = false;
 		int rc = iterate(s, e);
 
+		if (!rc)
+			rc = decide(s, &fits, e);
 		if (rc)
 			return rc;
 		left = remaining_bytes(s);
-		limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS;
-		if (mig_predict(s, phases) > limit_ns) {
+		if (!fits) {
 			mig_brake_pass(&s->brake, (s->sent_normal - sent) * MEM_PAGE_BYTES, left);
 			rc = space_out(s, begin_ns, e);
 			if (rc)

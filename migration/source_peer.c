@@ -80,12 +80,17 @@ int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e)
 	return rc ? rc : check_type(s, &f, type, e);
 }
 
+bool mig_source_settled(const struct mig_source *s)
+{
+	return s->passed == s->marks;
+}
+
 int mig_source_settle(struct mig_source *s, struct err *e)
 {
 	struct wire_frame f;
 	int rc = 0;
 
-	while (rc >= 0 && s->passed < s->marks) {
+	while (rc >= 0 && !mig_source_settled(s)) {
 		rc = receive(s, &f, e);
 		if (!rc)
 			return check_type(s, &f, WIRE_PASSED, e);

@@ -54,6 +54,7 @@ struct mig_source {
 	struct mig_beat beat;
 	uint64_t marks, passed; /* sent on the first connection; of them, those that came back */
 	uint64_t marks_others;  /* sent on the others */
+	bool far;               /* from fitting, as of the last sync: passes are not waited for */
 	bool round_open;        /* several connections, and pages since the last mark */
 	uint64_t until_ns;      /* the last pages must be out by then; 0 = no matter */
 	uint64_t token, session;
@@ -114,7 +115,9 @@ void mig_source_last_words(struct mig_source *s, struct err *e);
 int mig_source_heed(struct mig_source *s, struct err *e);
 /* Receive something while a READY is owed: s->readies_owed tells whether it was one. */
 int mig_source_take_ready(struct mig_source *s, struct err *e);
-/* Wait until the destination has all that lies before the last mark. */
+/* Does the destination have all that lies before the last mark, for all we know? */
+bool mig_source_settled(const struct mig_source *s);
+/* Wait until it has. */
 int mig_source_settle(struct mig_source *s, struct err *e);
 /* A frame that must be of this type; FAIL becomes the destination's error. */
 int mig_source_expect(struct mig_source *s, enum wire_type type, struct err *e);

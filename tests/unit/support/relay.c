@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 #include <unistd.h>
 
 #include "tests/unit/support/raw.h"
+
+#define FRAME_MAX 65536
 
 static void end_link(struct relay_link *l)
 {
@@ -42,6 +45,13 @@ static void *to_dest(void *arg)
 
 		if (!room)
 			break;
+		if (atomic_load(&l->passed) >= l->stall_at) {
+			struct pollfd gone = {.fd = l->fd[1], .events = POLLRDHUP};
+
+			while (!atomic_load(&l->r->stop) && poll(&gone, 1, 100) <= 0)
+				;
+			break;
+		}
 		n = recv(l->fd[0], buf, room < sizeof(buf) ? room : sizeof(buf), 0);
 		if (n <= 0)
 			break;
@@ -57,14 +67,40 @@ static void *to_dest(void *arg)
 	return NULL;
 }
 
+/* One frame of the destination's. False: the end. */
+static bool pass_answer(struct relay_link *l, struct wbuf *held)
+{
+	uint8_t frame[WIRE_HEADER_BYTES + FRAME_MAX];
+	uint32_t meta_bytes;
+	size_t n = raw_recv(l->fd[1], frame, WIRE_HEADER_BYTES);
+
+	if (n < WIRE_HEADER_BYTES)
+		return false;
+	memcpy(&meta_bytes, frame + 12, sizeof(meta_bytes));
+	if (meta_bytes > FRAME_MAX)
+		abort();
+	n += raw_recv(l->fd[1], frame + n, meta_bytes);
+	if (atomic_load(&l->r->hold) && frame[4] != WIRE_ALIVE) {
+		put_bytes(held, frame, n);
+		return true;
+	}
+	if (!atomic_load(&l->r->hold)) {
+		raw_send(l->fd[0], held->data, held->len);
+		wbuf_reset(held);
+	}
+	raw_send(l->fd[0], frame, n);
+	return true;
+}
+
 static void *to_source(void *arg)
 {
 	struct relay_link *l = arg;
-	uint8_t buf[4096];
-	ssize_t n;
+	struct wbuf held;
 
-	while ((n = recv(l->fd[1], buf, sizeof(buf), 0)) > 0)
-		raw_send(l->fd[0], buf, (size_t)n);
+	wbuf_init(&held, ORDER_LITTLE, FRAME_MAX);
+	while (pass_answer(l, &held))
+		;
+	wbuf_free(&held);
 	(void)shutdown(l->fd[0], SHUT_WR);
 	/* The destination reads no more: as if it had been connected to the source itself. */
 	(void)shutdown(l->fd[0], SHUT_RD);
@@ -73,6 +109,7 @@ static void *to_source(void *arg)
 
 static void *run(void *arg)
 {
+	const struct timeval for_ever = {0};
 	struct relay *r = arg;
 
 	for (;;) {
@@ -93,6 +130,8 @@ static void *run(void *arg)
 		}
 		for (unsigned i = 0; i < 2; i++)
 			(void)setsockopt(l->fd[i], IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+		/* It may well say nothing for long. */
+		(void)setsockopt(l->fd[1], SOL_SOCKET, SO_RCVTIMEO, &for_ever, sizeof(for_ever));
 		if (pthread_create(&l->threads[1], NULL, to_source, l) ||
 		    pthread_create(&l->threads[0], NULL, to_dest, l))
 			abort();
@@ -106,6 +145,7 @@ void relay_init(struct relay *r)
 	for (unsigned i = 0; i < RELAY_MAX; i++) {
 		r->links[i].r = r;
 		r->links[i].cut_at = RELAY_NO_CUT;
+		r->links[i].stall_at = RELAY_NO_CUT;
 	}
 }
 
