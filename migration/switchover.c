@@ -233,8 +233,9 @@ static int await_ready(struct mig_source *s, struct err *e)
 				      now + (left < LIMIT_SLICE_NS ? left : LIMIT_SLICE_NS));
 		rc = mig_chan_wait_readable(s->chan, &s->stop, &late);
 		mig_chan_set_deadline(s->chan, s->dark_until_ns);
+		/* Who stood still himself meanwhile is too late for whatever has come. */
 		if (!rc)
-			return 0;
+			return clock_mono_ns() < s->dark_until_ns ? 0 : MIG_CALLED_OFF;
 		if (rc != -ETIMEDOUT) {
 			*e = late;
 			return rc;
