@@ -164,6 +164,7 @@ START_TEST(hostile)
 {
 	size_t size;
 	struct stream s;
+	void *much;
 
 	replay_up(&r);
 	for (unsigned i = 0; i < sizeof(pages); i++)
@@ -192,7 +193,10 @@ START_TEST(hostile)
 	size = ZSTD_compress(packed, sizeof(packed), pages, sizeof(pages) - 1, 1);
 	harm(packed, size, "compressed pages were damaged");
 	memset(packed, 0, sizeof(packed));
-	size = ZSTD_compress(packed, sizeof(packed), calloc(1, 100 << 20), 100 << 20, 1);
+	much = calloc(1, 100 << 20);
+	ck_assert_ptr_nonnull(much);
+	size = ZSTD_compress(packed, sizeof(packed), much, 100 << 20, 1);
+	free(much);
 	ck_assert_uint_lt(size, sizeof(pages));
 	harm(packed, size, "compressed pages were damaged");
 	replay_down(&r);
