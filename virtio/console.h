@@ -3,9 +3,9 @@
  * Console (virtio 1.2, section 5.3): one port, a byte stream each way.
  *
  * No byte is lost or doubled, also across a move: the device holds none. Input is taken only as far
- * as the driver has buffers for it (what a back-end has read already it moves itself), and of output
- * that the back-end does not take now the buffer stays in the queue, with the number of bytes that
- * are out already in the device's state.
+ * as the driver has buffers for it (what a back-end has read already it moves itself), and of
+ * output that the back-end does not take now the buffer stays in the queue, with the number of
+ * bytes that are out already in the device's state.
  *
  * Threads: as virtio/vdev.h says; the functions here from any thread, with no lock of the back-end
  * held that its call-backs take.

@@ -88,7 +88,7 @@ struct machine {
 	/* the migration's threads */
 	struct dirty_log log;
 	struct dirty_ring ring; /* instead of the log if it has entries; vCPU threads too */
-	uint64_t host_pages; /* atomic: that host writes made dirty for a migration, ever */
+	uint64_t host_pages;    /* atomic: that host writes made dirty for a migration, ever */
 	struct machine_sections sections;
 
 	pthread_mutex_t op;

@@ -76,7 +76,8 @@ static void clear_marks(void)
 
 static bool marked(uint64_t gpa)
 {
-	return mem->blocks[0].marks.words[gpa / MEM_PAGE_BYTES / 64] >> (gpa / MEM_PAGE_BYTES % 64) &
+	return mem->blocks[0].marks.words[gpa / MEM_PAGE_BYTES / 64] >>
+		       (gpa / MEM_PAGE_BYTES % 64) &
 	       1;
 }
 

@@ -13,7 +13,7 @@ struct saved {
 	struct synth_guest guest, back;
 	struct synth *src, *dst; /* dst's guest has no source */
 	struct mig_save_config cfg;
-	bool on_demand; /* restores are */
+	bool on_demand;           /* restores are */
 	struct mig_status status; /* of the last save or restore */
 };
 
