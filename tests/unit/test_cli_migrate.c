@@ -361,6 +361,28 @@ START_TEST(ends_and_hints)
 }
 END_TEST
 
+/* A save has no limit that it could be over. */
+START_TEST(summary_of_a_save)
+{
+	struct mig_status s = sample(MIG_COMPLETED);
+	struct progress p;
+	json_t *keep;
+	char *text = NULL;
+	size_t len = 0;
+	FILE *to = open_memstream(&text, &len);
+
+	s.downtime_limit_ns = 0;
+	p = read_sample(&s, &keep);
+	progress_summary(&p, to);
+	ck_assert_int_eq(fclose(to), 0);
+	ck_assert_msg(strstr(text, "downtime     9.400 ms\n") != NULL, "%s", text);
+	ck_assert_msg(strstr(text, "1000 written, 2000 zero") != NULL, "%s", text);
+	ck_assert_msg(!strstr(text, "limit") && !strstr(text, "sent"), "%s", text);
+	free(text);
+	json_decref(keep);
+}
+END_TEST
+
 /* An answer of another shape shows zeroes, and harms nobody. */
 START_TEST(strange_answers)
 {
@@ -400,6 +422,7 @@ int main(void)
 	tcase_add_test(t, tokens);
 	tcase_add_test(t, lines);
 	tcase_add_test(t, ends_and_hints);
+	tcase_add_test(t, summary_of_a_save);
 	tcase_add_test(t, strange_answers);
 	suite_add_tcase(s, t);
 	r = srunner_create(s);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "migration/save.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/client.h"
 #include "vmm/cli/progress.h"
@@ -154,6 +155,9 @@ static void print_migration(const json_t *migration)
 	if (!strcmp(role, "destination"))
 		(void)printf("incoming   %s at %s\n", strcmp(p.status, "none") ? p.status : "waits",
 			     text(migration, "x-ferry-uri"));
+	else if (mig_file_uri_path(text(migration, "x-ferry-uri")))
+		(void)printf("save       %s to %s\n", p.status,
+			     mig_file_uri_path(text(migration, "x-ferry-uri")));
 	else
 		(void)printf("migration  %s to %s\n", p.status, text(migration, "x-ferry-uri"));
 	if (!progress_ended(&p)) {

@@ -163,11 +163,15 @@ void progress_summary(const struct progress *p, FILE *to)
 	(void)fprintf(to, "total time   %.3f s (setup %" PRIu64 " ms)\n", ms(p->total_ns) / 1000,
 		      p->setup_ms);
 	(void)fprintf(to, "passes       %" PRIu64 "\n", p->passes);
-	(void)fprintf(to, "sent         %s for %s of RAM\n",
+	(void)fprintf(to, "%s %s for %s of RAM\n", p->limit_ns ? "sent        " : "written     ",
 		      size_text(p->transferred, sent, sizeof(sent)),
 		      size_text(p->ram_total, total, sizeof(total)));
-	(void)fprintf(to, "pages        %" PRIu64 " sent, %" PRIu64 " zero\n", p->normal_pages,
-		      p->zero_pages);
+	(void)fprintf(to, "pages        %" PRIu64 " %s, %" PRIu64 " zero\n", p->normal_pages,
+		      p->limit_ns ? "sent" : "written", p->zero_pages);
+	if (!p->limit_ns) { /* a save: nothing is predicted, and there is no limit */
+		(void)fprintf(to, "downtime     %.3f ms\n", ms(p->downtime_ns));
+		return;
+	}
 	(void)fprintf(to, "downtime     %.3f ms (predicted %.3f ms, limit %.0f ms)\n",
 		      ms(p->downtime_ns), ms(p->predicted_at_switch_ns), ms(p->limit_ns));
 	if (p->phases) {

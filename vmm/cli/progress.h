@@ -32,7 +32,7 @@ bool progress_stuck(const struct progress *p);
 bool progress_below_least(const struct progress *p);
 /* One line for people, without a newline. */
 void progress_line(const struct progress *p, char *out, size_t out_bytes);
-/* The table at the end of a completed migration. */
+/* The table at the end of a completed migration or save. */
 void progress_summary(const struct progress *p, FILE *to);
 
 #endif
