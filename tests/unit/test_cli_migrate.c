@@ -123,6 +123,24 @@ START_TEST(large_numbers)
 }
 END_TEST
 
+START_TEST(zero_copy_words)
+{
+	static const char *const words[] = {NULL, "not offered", "copied by the device", "used"};
+	struct mig_status s = {.state = MIG_ACTIVE};
+
+	for (unsigned i = 0; i < 4; i++) {
+		const char *said;
+		json_t *o;
+
+		s.zero_copy = (enum mig_zero_copy_verdict)i;
+		o = migrate_info_json(&s, true, NULL);
+		said = json_string_value(json_object_get(o, "x-ferry-zero-copy"));
+		ck_assert_pstr_eq(said, words[i]);
+		json_decref(o);
+	}
+}
+END_TEST
+
 static int set_params(struct mig_params *p, const char *text)
 {
 	json_t *args = json_loads(text, 0, NULL);
@@ -416,6 +434,7 @@ int main(void)
 	tcase_add_test(t, active);
 	tcase_add_test(t, other_states);
 	tcase_add_test(t, large_numbers);
+	tcase_add_test(t, zero_copy_words);
 	tcase_add_test(t, params);
 	tcase_add_test(t, capabilities);
 	tcase_add_test(t, slowed);

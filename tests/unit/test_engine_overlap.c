@@ -69,7 +69,7 @@ static void stall_begin(struct stalled *s, uint64_t mib, unsigned link)
 	synth_fill(s->p.src, 0, mib * 256);
 	synth_start_writer(s->p.src, 0, mib * 256, 1000);
 	relay_init(&s->relay);
-	s->relay.links[link].stall_at = 300000;
+	s->relay.links[link].stall_at = 1; /* it says which one it is, and then nothing comes */
 	relay_start(&s->relay, synth_uri(s->p.dst));
 	synth_send(s->p.src, s->relay.uri, 0, 2000);
 }
