@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "base/cond.h"
 #include "base/log.h"
 
 #define MIB 1048576ull
@@ -84,8 +85,6 @@ static bool step(struct mig_brake *b, bool skip)
 static void wait_step(struct mig_brake *b, bool *was_held)
 {
 	uint64_t until_ns = clock_mono_ns() + MIG_THROTTLE_STEP_NS;
-	struct timespec at = {.tv_sec = (time_t)(until_ns / NS_PER_SEC),
-			      .tv_nsec = (long)(until_ns % NS_PER_SEC)};
 	int rc = 0;
 
 	*was_held = b->held;
@@ -94,7 +93,7 @@ static void wait_step(struct mig_brake *b, bool *was_held)
 		if (b->held)
 			(void)pthread_cond_wait(&b->changed, &b->lock);
 		else
-			rc = pthread_cond_timedwait(&b->changed, &b->lock, &at);
+			rc = thread_cond_wait(&b->changed, &b->lock, until_ns);
 	}
 }
 
@@ -122,14 +121,9 @@ static void *brake_main(void *arg)
 void mig_brake_start(struct mig_brake *b, const struct mig_cpu_source *cpus, struct mig_sync *sync,
 		     const struct mig_bitmap *bitmap)
 {
-	pthread_condattr_t attr;
-
 	*b = (struct mig_brake){.cpus = cpus, .sync = sync, .bitmap = bitmap};
 	(void)pthread_mutex_init(&b->lock, NULL);
-	(void)pthread_condattr_init(&attr);
-	(void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	(void)pthread_cond_init(&b->changed, &attr);
-	(void)pthread_condattr_destroy(&attr);
+	thread_cond_init(&b->changed);
 }
 
 void mig_brake_stop(struct mig_brake *b)

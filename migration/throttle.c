@@ -18,7 +18,7 @@
 /* Without a given time: the demand, of what the wire carries, at which slowing begins and ends. */
 #define OUTRUN_ON  0.9
 #define OUTRUN_OFF 0.6
-#define LEFT_MIN_S  0.5
+#define LEFT_MIN_S 0.5
 /* Less than 1 in so many pages that nobody has written is what the looking itself makes. */
 #define LOOSE_MIN 8
 /* How far a share may move in one step. */

@@ -7,8 +7,8 @@
  * each vCPU.
  *
  * 1. *Allowed*: so many pages a second may become dirty that the rest still shrinks to what fits
- *    the downtime limit in the time that is given. Without a given time the guest may do as it likes
- *    while its demand is less than what the wire carries; once it is more, a quarter of that is
+ *    the downtime limit in the time that is given. Without a given time the guest may do as it
+ * likes while its demand is less than what the wire carries; once it is more, a quarter of that is
  *    allowed. Slowing costs the guest least if it comes late and is strong: as long as the demand
  *    is smaller, the rest shrinks for nothing; once it is larger, every page that is still written
  *    makes the end later by more than it is worth.
