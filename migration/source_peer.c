@@ -10,6 +10,7 @@
 #define CONNECT_TIMEOUT_NS (10 * NS_PER_SEC)
 #define HELLO_TIMEOUT_NS   (10 * NS_PER_SEC)
 #define JOIN_TIMEOUT_NS    (10 * NS_PER_SEC) /* more than the destination's own */
+#define HEED_FRAMES        64
 #define LAST_WORDS_BYTES   4096
 
 static int peer_failed(const char *text, struct err *e)
@@ -110,7 +111,8 @@ int mig_source_heed(struct mig_source *s, struct err *e)
 {
 	int rc = 0;
 
-	while (rc >= 0 && mig_chan_readable(s->chan)) {
+	/* One that never stops talking must not keep its caller from everything else. */
+	for (unsigned n = 0; n < HEED_FRAMES && rc >= 0 && mig_chan_readable(s->chan); n++) {
 		struct wire_frame f;
 
 		rc = receive(s, &f, e);
