@@ -68,6 +68,7 @@ static bool step(struct mig_brake *b, bool skip)
 	}
 	v.wire_bytes_s = b->wire_bytes_s;
 	v.fit_bytes = b->fit_bytes;
+	v.rest_bytes += b->under_way_bytes;
 	b->throttle.aim = aim_of(&b->params);
 	if (skip)
 		mig_throttle_skip(&b->throttle, &v);
@@ -180,12 +181,13 @@ void mig_brake_hold(struct mig_brake *b, bool hold)
 }
 
 void mig_brake_feed(struct mig_brake *b, const struct mig_throttle_params *params,
-		    uint64_t wire_bytes_s, uint64_t fit_bytes)
+		    uint64_t wire_bytes_s, uint64_t fit_bytes, uint64_t under_way_bytes)
 {
 	pthread_mutex_lock(&b->lock);
 	b->params = *params;
 	b->wire_bytes_s = wire_bytes_s;
 	b->fit_bytes = fit_bytes;
+	b->under_way_bytes = under_way_bytes;
 	pthread_mutex_unlock(&b->lock);
 }
 

@@ -38,7 +38,7 @@ struct mig_brake {
 	pthread_cond_t changed;
 	bool quit, on, held;
 	struct mig_throttle_params params;
-	uint64_t wire_bytes_s, fit_bytes;
+	uint64_t wire_bytes_s, fit_bytes, under_way_bytes;
 	struct mig_throttle_status status;
 	uint64_t stalled_before_ns; /* of all vCPUs, when it came on */
 	/* the thread's */
@@ -57,11 +57,12 @@ void mig_brake_pass(struct mig_brake *b, uint64_t sent_bytes, uint64_t left_byte
 void mig_brake_hold(struct mig_brake *b, bool hold);
 
 /*
- * What is wanted, how much RAM the wire carries in a second now, and how much may be left for the
- * switchover to fit its limit. Often, and at least once before mig_brake_pass().
+ * What is wanted, how much RAM the wire carries in a second now, how much may be left for the
+ * switchover to fit its limit, and how much is left already that the bitmap does not have any more:
+ * windows, and what sockets hold. Often, and at least once before mig_brake_pass().
  */
 void mig_brake_feed(struct mig_brake *b, const struct mig_throttle_params *params,
-		    uint64_t wire_bytes_s, uint64_t fit_bytes);
+		    uint64_t wire_bytes_s, uint64_t fit_bytes, uint64_t under_way_bytes);
 void mig_brake_status(struct mig_brake *b, struct mig_throttle_status *out);
 
 #endif

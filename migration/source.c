@@ -71,7 +71,9 @@ void mig_source_figures(struct mig_source *s)
 	struct mig_throttle_status throttle;
 	struct mig_status *st = &s->status;
 
-	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed), mig_fit_bytes(s));
+	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed), mig_fit_bytes(s),
+		       mig_senders_pending(&s->senders) * MEM_PAGE_BYTES +
+			       mig_senders_queued_bytes(&s->senders));
 	mig_brake_status(&s->brake, &throttle);
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;

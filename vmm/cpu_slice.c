@@ -10,6 +10,13 @@
 
 #define REPEAT_NS    (500 * NS_PER_US)
 #define STALL_MAX_NS (SLICE_NS - 100 * NS_PER_US)
+/*
+ * No moment is shorter than it takes to interrupt a guest, which may be several times what a share
+ * of a few thousandths has of a slice. Only a longer wait gets such a share down to what it should
+ * be.
+ */
+#define FEW          50
+#define STALL_FEW_NS (50 * NS_PER_MS)
 
 static struct timespec to_timespec(uint64_t ns)
 {
@@ -71,7 +78,7 @@ uint64_t slice_run_ns(unsigned share)
 
 uint64_t slice_stall_ns(unsigned share, uint64_t used_ns)
 {
-	uint64_t ns;
+	uint64_t ns, max_ns = share < FEW ? STALL_FEW_NS : STALL_MAX_NS;
 
 	if (share >= SHARE_FULL)
 		return 0;
@@ -80,5 +87,5 @@ uint64_t slice_stall_ns(unsigned share, uint64_t used_ns)
 	if (used_ns > SLICE_NS)
 		used_ns = SLICE_NS;
 	ns = used_ns * (SHARE_FULL - share) / share;
-	return ns < STALL_MAX_NS ? ns : STALL_MAX_NS;
+	return ns < max_ns ? ns : max_ns;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A vCPU that may use only a part of the time: it runs for a moment, then its thread stays out of
- * KVM_RUN for as long as its share asks for, again and again, a hundred times a second.
+ * KVM_RUN for as long as its share asks for, again and again, a hundred times a second; less often
+ * where the share is below 5 % and the moment took longer than it should (a wait is 50 ms at most).
  *
  * How long it stays out follows from the processor time that it used, not from the clock: a vCPU
  * that halts most of the time, or that the host did not let run, is not made to wait for that.
@@ -22,7 +23,7 @@
 
 #include "base/clock.h"
 
-#define SLICE_NS   (10 * NS_PER_MS) /* a moment and the wait after it; no wait is as long */
+#define SLICE_NS   (10 * NS_PER_MS) /* a moment and the wait after it */
 #define SHARE_FULL 1000             /* in thousandths */
 #define SHARE_MIN  10
 
