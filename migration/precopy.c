@@ -19,7 +19,9 @@
 
 static uint64_t remaining_bytes(const struct mig_source *s)
 {
-	return (mig_bitmap_count(&s->bitmap) + mig_senders_pending(&s->senders)) * MEM_PAGE_BYTES;
+	uint64_t pending = mig_senders_sums(&s->senders).pending_pages;
+
+	return (mig_bitmap_count(&s->bitmap) + pending) * MEM_PAGE_BYTES;
 }
 
 /* What so many bytes of pages are on the wire. */
@@ -46,7 +48,8 @@ static uint64_t unseen_bytes(struct mig_source *s)
 	return (uint64_t)(pages < most ? pages : most) * MEM_PAGE_BYTES;
 }
 
-uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
+uint64_t mig_predict_queued(struct mig_source *s, uint64_t queued_bytes,
+			    uint64_t phases[MIG_PHASES])
 {
 	uint64_t bytes = remaining_bytes(s);
 
@@ -54,9 +57,14 @@ uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
 		bytes += unseen_bytes(s);
 	if (bytes > s->cfg.mem->size_bytes)
 		bytes = s->cfg.mem->size_bytes;
-	bytes = on_wire(s, bytes) + mig_senders_queued_bytes(&s->senders);
+	bytes = on_wire(s, bytes) + queued_bytes;
 	mig_costs_predict(&s->costs, &s->rate, bytes, phases);
 	return mig_phases_from(phases, MIG_PHASE_PAUSE);
+}
+
+uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
+{
+	return mig_predict_queued(s, mig_senders_queued_bytes(&s->senders), phases);
 }
 
 uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes)
@@ -64,11 +72,8 @@ uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes)
 	return s->shrink > 0 ? (uint64_t)((double)wire_bytes / s->shrink) : wire_bytes;
 }
 
-uint64_t mig_fit_bytes(struct mig_source *s)
+uint64_t mig_fit_bytes(const struct mig_source *s, uint64_t fixed_ns, uint64_t limit_ns)
 {
-	uint64_t limit_ns = mig_source_params(s).downtime_limit_ms * NS_PER_MS, phases[MIG_PHASES];
-	uint64_t fixed_ns = mig_predict(s, phases) - phases[MIG_PHASE_PAGES];
-
 	if (fixed_ns >= limit_ns)
 		return 0;
 	return mig_carried_bytes(s, (uint64_t)((double)mig_rate_bytes_s(&s->rate) *
@@ -90,7 +95,7 @@ uint64_t mig_speed_bytes_s(struct mig_source *s)
 
 static void update_rate(struct mig_source *s)
 {
-	uint64_t sent = mig_senders_sent_bytes(&s->senders);
+	uint64_t sent = mig_senders_sums(&s->senders).sent_bytes;
 	uint64_t queued = mig_senders_queued_bytes(&s->senders);
 
 	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, clock_mono_ns());
@@ -341,8 +346,7 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 {
 	/* Waking the others costs more than they would save on a few pages. */
 	bool all = mig_bitmap_count(&s->bitmap) >= SHARED_PAGES_MIN && s->senders.n > 1;
-	uint64_t pages = mig_senders_normal(&s->senders);
-	uint64_t bytes = mig_senders_data_bytes(&s->senders);
+	struct mig_sums before = mig_senders_sums(&s->senders), after;
 	int rc = s->round_open ? mark_round(s, e) : 0;
 
 	if (rc)
@@ -357,8 +361,9 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 	rc = send_part(&s->senders.list[0], e);
 	if (all)
 		rc = wait_for_senders(s, rc, e);
-	learn_shrink(s, mig_senders_normal(&s->senders) - pages,
-		     mig_senders_data_bytes(&s->senders) - bytes);
+	after = mig_senders_sums(&s->senders);
+	learn_shrink(s, after.normal_pages - before.normal_pages,
+		     after.data_bytes - before.data_bytes);
 	account(s);
 	mig_rate_pause(&s->rate, clock_mono_ns());
 	s->round_open = s->senders.n > 1;

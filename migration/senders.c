@@ -265,107 +265,42 @@ static const struct mig_chan *chan_of(const struct mig_sender *s)
 	return __atomic_load_n(&s->chan, __ATOMIC_ACQUIRE);
 }
 
-static uint64_t sum(const struct mig_senders *p, uint64_t (*of)(const struct mig_sender *))
+static uint64_t read_figure(const uint64_t *at)
 {
-	uint64_t total = 0;
-
-	for (unsigned i = 0; i < p->n; i++)
-		total += of(&p->list[i]);
-	return total;
+	return __atomic_load_n(at, __ATOMIC_RELAXED);
 }
 
-static uint64_t pending(const struct mig_sender *s)
+struct mig_sums mig_senders_sums(const struct mig_senders *p)
 {
-	return mig_pages_pending(&s->pages);
+	struct mig_sums sums = {0};
+
+	for (unsigned i = 0; i < p->n; i++) {
+		const struct mig_sender *s = &p->list[i];
+		const struct mig_chan *c = chan_of(s);
+
+		sums.pending_pages += mig_pages_pending(&s->pages);
+		sums.normal_pages += read_figure(&s->sent_normal);
+		sums.zero_pages += read_figure(&s->sent_zero);
+		sums.data_bytes += read_figure(&s->data_bytes);
+		sums.packed_from_bytes += read_figure(&s->packed_from_bytes);
+		sums.packed_to_bytes += read_figure(&s->packed_to_bytes);
+		sums.protect_calls += read_figure(&s->pages.protect_calls);
+		sums.protect_pages += read_figure(&s->pages.protect_pages);
+		sums.sent_bytes += c ? mig_chan_sent(c) : 0;
+	}
+	return sums;
 }
 
-static uint64_t protect_calls(const struct mig_sender *s)
+uint64_t mig_senders_queued_bytes(const struct mig_senders *p)
 {
-	return __atomic_load_n(&s->pages.protect_calls, __ATOMIC_RELAXED);
-}
+	uint64_t queued = 0;
 
-static uint64_t protect_pages(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->pages.protect_pages, __ATOMIC_RELAXED);
-}
+	for (unsigned i = 0; i < p->n; i++) {
+		const struct mig_chan *c = chan_of(&p->list[i]);
 
-static uint64_t normal(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->sent_normal, __ATOMIC_RELAXED);
-}
-
-static uint64_t zero(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->sent_zero, __ATOMIC_RELAXED);
-}
-
-static uint64_t data_bytes(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->data_bytes, __ATOMIC_RELAXED);
-}
-
-static uint64_t packed_from(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->packed_from_bytes, __ATOMIC_RELAXED);
-}
-
-static uint64_t packed_to(const struct mig_sender *s)
-{
-	return __atomic_load_n(&s->packed_to_bytes, __ATOMIC_RELAXED);
-}
-
-static uint64_t sent_bytes(const struct mig_sender *s)
-{
-	const struct mig_chan *c = chan_of(s);
-
-	return c ? mig_chan_sent(c) : 0;
-}
-
-static uint64_t queued_bytes(const struct mig_sender *s)
-{
-	const struct mig_chan *c = chan_of(s);
-
-	return c ? mig_chan_queued(c) : 0;
-}
-
-uint64_t mig_senders_pending(const struct mig_senders *p)
-{
-	return sum(p, pending);
-}
-
-uint64_t mig_senders_protect_calls(const struct mig_senders *p)
-{
-	return sum(p, protect_calls);
-}
-
-uint64_t mig_senders_protect_pages(const struct mig_senders *p)
-{
-	return sum(p, protect_pages);
-}
-
-uint64_t mig_senders_normal(const struct mig_senders *p)
-{
-	return sum(p, normal);
-}
-
-uint64_t mig_senders_zero(const struct mig_senders *p)
-{
-	return sum(p, zero);
-}
-
-uint64_t mig_senders_data_bytes(const struct mig_senders *p)
-{
-	return sum(p, data_bytes);
-}
-
-uint64_t mig_senders_packed_from(const struct mig_senders *p)
-{
-	return sum(p, packed_from);
-}
-
-uint64_t mig_senders_packed_to(const struct mig_senders *p)
-{
-	return sum(p, packed_to);
+		queued += c ? mig_chan_queued(c) : 0;
+	}
+	return queued;
 }
 
 enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p)
@@ -380,14 +315,4 @@ enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p)
 			most = v;
 	}
 	return most;
-}
-
-uint64_t mig_senders_sent_bytes(const struct mig_senders *p)
-{
-	return sum(p, sent_bytes);
-}
-
-uint64_t mig_senders_queued_bytes(const struct mig_senders *p)
-{
-	return sum(p, queued_bytes);
 }

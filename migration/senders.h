@@ -105,18 +105,21 @@ int mig_senders_join(struct mig_senders *p, int rc, struct err *e);
 /* Any thread: break the connections of all but sender 0, those to come too. */
 void mig_senders_abort(struct mig_senders *p);
 
-/* Sums over all senders; any thread. `queued` are sent bytes that are not acknowledged yet. */
-uint64_t mig_senders_pending(const struct mig_senders *p);
-uint64_t mig_senders_protect_calls(const struct mig_senders *p);
-uint64_t mig_senders_protect_pages(const struct mig_senders *p);
-uint64_t mig_senders_normal(const struct mig_senders *p);
-uint64_t mig_senders_zero(const struct mig_senders *p);
-uint64_t mig_senders_data_bytes(const struct mig_senders *p);
-uint64_t mig_senders_packed_from(const struct mig_senders *p);
-uint64_t mig_senders_packed_to(const struct mig_senders *p);
+/* Figures of all senders together. */
+struct mig_sums {
+	uint64_t pending_pages; /* taken from the bitmap, and not in a chunk yet */
+	uint64_t normal_pages, zero_pages;
+	uint64_t data_bytes; /* of pages, as they were sent */
+	uint64_t packed_from_bytes, packed_to_bytes;
+	uint64_t protect_calls, protect_pages;
+	uint64_t sent_bytes; /* all that was handed to the sockets */
+};
+
+/* Any thread. */
+struct mig_sums mig_senders_sums(const struct mig_senders *p);
+/* Sent bytes that are not acknowledged yet: asks the kernel about each connection. Any thread. */
+uint64_t mig_senders_queued_bytes(const struct mig_senders *p);
 /* Of the connection that got furthest with it. */
 enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p);
-uint64_t mig_senders_sent_bytes(const struct mig_senders *p);
-uint64_t mig_senders_queued_bytes(const struct mig_senders *p);
 
 #endif

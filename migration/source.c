@@ -65,22 +65,25 @@ struct mig_params mig_source_params(struct mig_source *s)
 void mig_source_figures(struct mig_source *s)
 {
 	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
+	struct mig_sums sums = mig_senders_sums(&s->senders);
+	uint64_t queued = mig_senders_queued_bytes(&s->senders), pending, fixed_ns;
 	uint64_t speed = mig_speed_bytes_s(s);
-	uint64_t phases[MIG_PHASES], predicted = mig_predict(s, phases);
+	uint64_t phases[MIG_PHASES], predicted = mig_predict_queued(s, queued, phases);
 	struct mig_params params = mig_source_params(s);
 	struct mig_throttle_status throttle;
 	struct mig_status *st = &s->status;
 
-	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed), mig_fit_bytes(s),
-		       mig_senders_pending(&s->senders) * MEM_PAGE_BYTES +
-			       mig_senders_queued_bytes(&s->senders));
+	pending = sums.pending_pages * MEM_PAGE_BYTES;
+	fixed_ns = predicted - phases[MIG_PHASE_PAGES];
+	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed),
+		       mig_fit_bytes(s, fixed_ns, params.downtime_limit_ms * NS_PER_MS),
+		       pending + mig_carried_bytes(s, queued));
 	mig_brake_status(&s->brake, &throttle);
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;
 	memcpy(st->predicted_phase_ns, phases, sizeof(phases));
-	st->least_downtime_ns = predicted - phases[MIG_PHASE_PAGES];
-	st->remaining_bytes =
-		(mig_bitmap_count(&s->bitmap) + mig_senders_pending(&s->senders)) * MEM_PAGE_BYTES;
+	st->least_downtime_ns = fixed_ns;
+	st->remaining_bytes = mig_bitmap_count(&s->bitmap) * MEM_PAGE_BYTES + pending;
 	st->transferred_bytes = 0;
 	st->n_channels = s->senders.n;
 	for (unsigned i = 0; i < s->senders.n; i++) {
@@ -88,13 +91,13 @@ void mig_source_figures(struct mig_source *s)
 		st->transferred_bytes += st->channel_bytes[i];
 	}
 	st->zero_copy = mig_senders_zero_copy(&s->senders);
-	st->compressed_from_bytes = mig_senders_packed_from(&s->senders);
-	st->compressed_to_bytes = mig_senders_packed_to(&s->senders);
+	st->compressed_from_bytes = sums.packed_from_bytes;
+	st->compressed_to_bytes = sums.packed_to_bytes;
 	if (!s->paused)
 		st->precopy_bytes = st->transferred_bytes;
 	st->downtime_bytes = st->transferred_bytes - st->precopy_bytes;
-	s->sent_normal = mig_senders_normal(&s->senders);
-	s->sent_zero = mig_senders_zero(&s->senders);
+	s->sent_normal = sums.normal_pages;
+	s->sent_zero = sums.zero_pages;
 	st->normal_pages = s->sent_normal;
 	st->zero_pages = s->sent_zero;
 	st->free_pages = s->sent_free;
@@ -104,8 +107,8 @@ void mig_source_figures(struct mig_source *s)
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
 	st->throttle = throttle;
 	st->bytes_per_s = speed;
-	st->protect_calls = mig_senders_protect_calls(&s->senders) + s->free.protect_calls;
-	st->protect_pages = mig_senders_protect_pages(&s->senders) + s->free.protect_pages;
+	st->protect_calls = sums.protect_calls + s->free.protect_calls;
+	st->protect_pages = sums.protect_pages + s->free.protect_pages;
 	pthread_mutex_unlock(&s->lock);
 }
 

@@ -137,8 +137,14 @@ int mig_precopy(struct mig_source *s, struct err *e);
 int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
 /* The downtime if the switchover began now, by phases; returns the sum. */
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
-/* How much may be left for the downtime to fit its limit; 0: not even nothing fits. */
-uint64_t mig_fit_bytes(struct mig_source *s);
+/* The same where it is known what the sockets hold (mig_senders_queued_bytes()). */
+uint64_t mig_predict_queued(struct mig_source *s, uint64_t queued_bytes,
+			    uint64_t phases[MIG_PHASES]);
+/*
+ * How much may be left for the downtime to fit the limit, where everything but the pages takes
+ * fixed_ns; 0: not even nothing fits.
+ */
+uint64_t mig_fit_bytes(const struct mig_source *s, uint64_t fixed_ns, uint64_t limit_ns);
 /* How much RAM so many bytes on the wire are, as of the last pass. */
 uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes);
 /* Bytes a second while the guest runs: the wire's, or what max-bandwidth leaves of it. */
