@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two ends of a migration, and what lies between them."""
 
+import functools
 import os
 import re
 
@@ -18,12 +19,12 @@ class Link(Namespaces):
 
     device = "veth0"
 
-    def __init__(self, rate):
+    def __init__(self, rate, delay_ms=0):
         super().__init__(f"{NAME}-{os.getpid()}")
-        self.rate = rate
+        self.rate, self.delay_ms = rate, delay_ms
 
     def __enter__(self):
-        self.up(self.rate)
+        self.up(self.rate, self.delay_ms)
         return self
 
     def __exit__(self, *_):
@@ -45,7 +46,7 @@ class OwnLoopback(Link):
     def namespace(self, host):
         return super().namespace("A")
 
-    def up(self, _rate=None):
+    def up(self, _rate=None, _delay_ms=0):
         self._run("ip", "netns", "add", self.namespace("A"))
         try:
             self._run("ip", "-n", self.namespace("A"), "link", "set", "lo", "up")
@@ -79,22 +80,40 @@ class File(Loopback):
         return f"file:{lab.path('guest')}"
 
 
-def make(link):
-    """What the key `link` asks for; to be used in a `with`."""
+def make(settings):
+    """What the keys `link` and `delay_ms` ask for; to be used in a `with`."""
+    link = settings["link"]
     root = os.geteuid() == 0
     if link == "file":
         return File()
     if link == "loopback":
         return OwnLoopback() if root else Loopback()
     # tbf counts in its own words for units, which these are.
-    return Link(None if sc.link_bits(link) is None else link)
+    return Link(None if sc.link_bits(link) is None else link, settings["delay_ms"])
 
 
-def problem(link):
+def problem(settings):
     """Why such a link cannot be made here, or None."""
-    if link in ("loopback", "file") or os.geteuid() == 0:
+    if settings["link"] in ("loopback", "file"):
         return None
-    return "network namespaces need root: call ferry bench as root, or use link = \"loopback\""
+    if os.geteuid() != 0:
+        return "network namespaces need root: call ferry bench as root, or use link = \"loopback\""
+    return delay_problem() if settings["delay_ms"] else None
+
+
+@functools.cache
+def delay_problem():
+    """Why links cannot be given a delay here, or None. Asked of the kernel, once."""
+    name = f"{NAME}-{os.getpid()}-a"
+    try:
+        Namespaces._run("ip", "netns", "add", name)
+        try:
+            Namespaces._run("tc", "-n", name, "qdisc", "add", "dev", "lo", *Link.queues(None, 1)[0])
+        finally:
+            Namespaces._run("ip", "netns", "delete", name)
+    except LabError as error:
+        return f"a delay takes netem, which this kernel does not have ({error})"
+    return None
 
 
 def remove_stale():

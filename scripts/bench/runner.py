@@ -76,7 +76,7 @@ class Attempt:
 
     def perform(self):
         control = self.run.kind == "control"
-        with hosts.make(self.settings["link"]) as ends, Lab() as lab:
+        with hosts.make(self.settings) as ends, Lab() as lab:
             self.ends, self.lab = ends, lab
             kernel, cmdline = kernel_and_cmdline(self.settings)
             self.kernel = kernel
@@ -329,7 +329,7 @@ def run_all(runs, drivers, features, watch, control_s):
     old = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for run in runs:
-            reason = features[run.vmm].missing(run.options) or hosts.problem(run.options["link"])
+            reason = features[run.vmm].missing(run.options) or hosts.problem(run.options)
             watch.begin(run, len(runs))
             if reason:
                 result = Result.of(run, outcome=results.SKIPPED, reason=reason)

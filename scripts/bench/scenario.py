@@ -89,12 +89,6 @@ def _name(value):
         raise ValueError("a name has up to 40 letters, digits and ._+-")
 
 
-def _no_delay(value):
-    if value != 0:
-        raise ValueError("links cannot be given a delay: netem, which makes one, is not in "
-                         "every kernel, and a relay would measure itself; leave the key out")
-
-
 # key -> (check, default). OPTIONS may also be set for one VMM alone.
 OPTIONS = {
     "channels": (_number(1, 16), 1),
@@ -112,7 +106,7 @@ KEYS = {
     "pattern": (_one_of("seq", "uniform", "hot"), "uniform"),
     "fill": (_one_of("random", "text", "zero"), "random"),
     "link": (link_bits, "loopback"),
-    "delay_ms": (_no_delay, 0),
+    "delay_ms": (_number(0, 2000, whole=False), 0),
     "downtime_limit_ms": (_number(1, 60000), 300),
     "max_s": (_number(1, 3600, whole=False), 60),
     **OPTIONS,
@@ -216,6 +210,9 @@ def impossible(settings):
     if dirty_rate(settings["dirty"])[0] == "x" and link_bits(settings["link"]) is None:
         return "dirty", (f"{settings['dirty']} is a multiple of the link, and \"{settings['link']}\" "
                          "has no rate: say pages a second")
+    if settings["delay_ms"] and settings["link"] in ("loopback", "file"):
+        return "delay_ms", (f"only a veth pair can be given a delay: \"{settings['link']}\" is none "
+                            '(say "unlimited" or a rate)')
     for key, why in (("throttle", "a guest that is saved to a file is not slowed down"),
                      ("compression", "a file in which each page has its place is not compressed")):
         if settings["link"] == "file" and settings[key] != OPTIONS[key][1]:

@@ -403,8 +403,9 @@ class Namespaces:
     """
     Two network namespaces, A (10.77.0.1) and B (10.77.0.2), joined by a veth pair. Needs root.
 
-    rate: what each direction carries, in tc's words ("400mbit"), or None for no limit. The names
-    derive from `name`, so labs of other names do not meet.
+    rate: what each direction carries, in tc's words ("400mbit"), or None for no limit. delay_ms: how
+    long each direction takes, which needs netem in the kernel. The names derive from `name`, so labs
+    of other names do not meet.
     """
 
     ADDRESSES = {"A": "10.77.0.1", "B": "10.77.0.2"}
@@ -422,7 +423,7 @@ class Namespaces:
     def exists(self):
         return any(os.path.exists(f"/run/netns/{self.namespace(host)}") for host in "AB")
 
-    def up(self, rate=None):
+    def up(self, rate=None, delay_ms=0):
         if os.geteuid() != 0:
             raise LabError("network namespaces need root: call this as root, or with sudo")
         if self.exists():
@@ -433,20 +434,32 @@ class Namespaces:
             self._run("ip", "-n", self.namespace("A"), "link", "add", "veth0", "type", "veth",
                       "peer", "name", "veth0", "netns", self.namespace("B"))
             for host in "AB":
-                self._up_host(host, rate)
+                self._up_host(host, rate, delay_ms)
         except BaseException:
             self.down()
             raise
 
-    def _up_host(self, host, rate):
+    def _up_host(self, host, rate, delay_ms):
         here = ("-n", self.namespace(host))
         self._run("ip", *here, "address", "add", self.ADDRESSES[host] + "/24", "dev", "veth0")
         self._run("ip", *here, "link", "set", "lo", "up")
         self._run("ip", *here, "link", "set", "veth0", "up")
+        for words in self.queues(rate, delay_ms):
+            self._run("tc", *here, "qdisc", "add", "dev", "veth0", *words)
+
+    @staticmethod
+    def queues(rate, delay_ms):
+        """What tc adds to a device: netem, if there is a delay, and the token bucket within it."""
+        found, place = [], ["root"]
+        if delay_ms:
+            # All that is on its way must have room: 10 s of 10 Gbit/s in the largest packets.
+            found.append(["root", "handle", "1:", "netem", "delay", f"{delay_ms:g}ms", "limit",
+                          "200000"])
+            place = ["parent", "1:1", "handle", "10:"]
         if rate:
             # Room for a few of the largest packets; shorter bursts could not keep up the rate.
-            self._run("tc", *here, "qdisc", "add", "dev", "veth0", "root", "tbf", "rate", rate,
-                      "burst", "256kb", "latency", "50ms")
+            found.append([*place, "tbf", "rate", rate, "burst", "256kb", "latency", "50ms"])
+        return found
 
     def down(self):
         """Remove what is there. Processes in it keep running, without a network."""

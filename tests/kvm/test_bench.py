@@ -48,6 +48,12 @@ TO_FILE = """
 name = "file"
 link = "file"
 """
+DELAY_MS = 20
+LATE = f"""
+[[scenario]]
+name = "late"
+delay_ms = {DELAY_MS}
+"""
 
 
 def namespaces():
@@ -83,7 +89,7 @@ class BenchTest(SystemTest):
 
     def test_matrix(self):
         with open(self.file, "a", encoding="ascii") as file:
-            file.write(TO_FILE)
+            file.write(TO_FILE + (LATE if ROOT else ""))
         process = self.start("--live")
         out, err = process.communicate(timeout=BENCH_SECONDS)
         self.assertEqual(process.returncode, 0, out + err)
@@ -93,7 +99,7 @@ class BenchTest(SystemTest):
         for run in runs:
             with self.subTest(run=run["number"], vmm=run["vmm"], part=run["part"]):
                 self.check_run(run)
-        self.assertEqual(len(runs), 4 * (3 if QEMU else 2))
+        self.assertEqual(len(runs), (5 if ROOT else 4) * (3 if QEMU else 2))
         with open(os.path.join(self.out, "report.html"), encoding="utf-8") as file:
             support_bench.check_html(self, file.read())
         self.check_in_browser()
@@ -105,6 +111,11 @@ class BenchTest(SystemTest):
             self.assertIn("/nowhere/qemu is not there", run["reason"])
             return
         self.assertEqual([c for c in run["checks"] if not c["ok"]], [])
+        if run["part"] == "late" and run["outcome"] == "skipped":  # not every kernel can
+            self.assertIn("a delay takes netem, which this kernel does not have", run["reason"])
+            return
+        if run["part"] == "late":  # there and back takes two delays, at least once
+            self.assertGreaterEqual(f["total_s"] * 1e3, 2 * DELAY_MS)
         if run["vmm"] == "qemu" and run["part"] == "file" and run["outcome"] == "skipped":
             self.assertIn("mapped-ram", run["reason"])
             return

@@ -95,13 +95,15 @@ link = "1gbit"
         self.wrong(self.one('hints = "guest"\ncpus = 2'), "^f:4: .* hints: .* one vCPU")
         self.wrong(self.one('link = "file"\nthrottle = "auto"'), "^f:5: .* throttle: .* saved")
         self.wrong(self.one('link = "file"\ncompression = "zstd"'), "^f:5: .* compression: ")
+        self.wrong(self.one('delay_ms = 5'), r'^f:4: .* delay_ms: only a veth pair .*"loopback"')
+        self.wrong(self.one('delay_ms = [0, 5]\nlink = "file"'), '^f:4: .* delay_ms: .*"file" is')
         self.wrong(self.one('mem = "16M"'), "16 MiB are its own")
         self.wrong(self.one('cpus = 2\nwriters = 3'), "^f:5: .* writers: of 2 vCPUs 3 cannot write")
 
     def test_bad_values(self):
         for body in ('cpus = 0', 'cpus = 65', 'cpus = true', 'cpus = "1"', 'cpus = []',
                      'link = "fast"', 'link = "1kbit"', 'link = 5', 'dirty = -1', 'dirty = "2"',
-                     'dirty = true', 'dirty = "1e99x"', 'pattern = "x"', 'fill = 1', 'delay_ms = 5',
+                     'dirty = true', 'dirty = "1e99x"', 'pattern = "x"', 'fill = 1', 'delay_ms = -1', 'delay_ms = 2001',
                      'mem = "999999999999999G"', 'mem = 64', 'max_s = 0', 'downtime_limit_ms = 0',
                      'channels = 17', 'compression = "gzip"', 'throttle = true', 'dirty_log = ""'):
             self.wrong(self.one(body), "^f:4: .*is no good: ")
@@ -206,15 +208,28 @@ class FeatureTest(unittest.TestCase):
 
 
 class HostsTest(unittest.TestCase):
+    @staticmethod
+    def link(link, delay_ms=0):
+        return {"link": link, "delay_ms": delay_ms}
+
     def test_privileges(self):
         with mock.patch("os.geteuid", return_value=1000):
-            self.assertIn("need root", hosts.problem("1gbit"))
-            self.assertIn("need root", hosts.problem("unlimited"))
-            self.assertIsNone(hosts.problem("loopback"))
-            self.assertIsNone(hosts.problem("file"))
-            self.assertIsNone(hosts.make("loopback").device)  # others' bytes are not counted
+            self.assertIn("need root", hosts.problem(self.link("1gbit")))
+            self.assertIn("need root", hosts.problem(self.link("unlimited")))
+            self.assertIsNone(hosts.problem(self.link("loopback")))
+            self.assertIsNone(hosts.problem(self.link("file")))
+            self.assertIsNone(hosts.make(self.link("loopback")).device)  # others' are not counted
         with mock.patch("os.geteuid", return_value=0):
-            self.assertIsNone(hosts.problem("1gbit"))
+            self.assertIsNone(hosts.problem(self.link("1gbit")))
+
+    def test_queues(self):
+        """The rate is within the delay: the other way around the bucket would hold what waits."""
+        self.assertEqual(hosts.Link.queues(None, 0), [])
+        self.assertEqual([q[:2] for q in hosts.Link.queues("1gbit", 0)], [["root", "tbf"]])
+        delay, rate = hosts.Link.queues("1gbit", 2.5)
+        self.assertEqual(delay[:6], ["root", "handle", "1:", "netem", "delay", "2.5ms"])
+        self.assertEqual(rate[:5], ["parent", "1:1", "handle", "10:", "tbf"])
+        self.assertEqual([q[3] for q in hosts.Link.queues(None, 1)], ["netem"])
 
     def test_device_bytes(self):
         received, sent = hosts.device_bytes(os.getpid(), "lo")
