@@ -75,7 +75,7 @@ static bool step(struct mig_brake *b, bool skip)
 	else
 		mig_throttle_step(&b->throttle, &v);
 	publish(b, stall_ns);
-	/* Under the lock: after mig_brake_stop() no share may be set any more. */
+	/* Under the lock: after mig_brake_release() no share may be set any more. */
 	for (unsigned i = 0; i < b->cpus->n_cpus; i++)
 		b->cpus->set_share(b->cpus->ctx, i, b->throttle.cpus[i].share);
 	pthread_mutex_unlock(&b->lock);
@@ -127,7 +127,7 @@ void mig_brake_start(struct mig_brake *b, const struct mig_cpu_source *cpus, str
 	thread_cond_init(&b->changed);
 }
 
-void mig_brake_stop(struct mig_brake *b)
+void mig_brake_release(struct mig_brake *b)
 {
 	pthread_mutex_lock(&b->lock);
 	b->quit = true;
@@ -137,6 +137,11 @@ void mig_brake_stop(struct mig_brake *b)
 			b->cpus->set_share(b->cpus->ctx, i, MIG_SHARE_FULL);
 	pthread_cond_broadcast(&b->changed);
 	pthread_mutex_unlock(&b->lock);
+}
+
+void mig_brake_stop(struct mig_brake *b)
+{
+	mig_brake_release(b);
 	if (b->has_thread)
 		(void)pthread_join(b->thread, NULL);
 	(void)pthread_cond_destroy(&b->changed);

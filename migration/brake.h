@@ -7,7 +7,7 @@
  * While it is on, a thread has the dirty log read every MIG_THROTTLE_STEP_NS, samples the vCPUs,
  * and sets the shares that migration/throttle.h works out. It sleeps while the guest is paused for
  * the switchover, so that no reading of the log is in the way then. Whatever the end of the
- * migration, every vCPU runs freely when mig_brake_stop() returns.
+ * migration, every vCPU runs freely from mig_brake_release() on, which waits for nothing.
  *
  * Threads: the coordinator's, and one of its own.
  */
@@ -48,7 +48,12 @@ struct mig_brake {
 /* Nothing is slowed yet. What is pointed to must live until mig_brake_stop(). */
 void mig_brake_start(struct mig_brake *b, const struct mig_cpu_source *cpus, struct mig_sync *sync,
 		     const struct mig_bitmap *bitmap);
-/* Let every vCPU run freely, end the thread. Before the sync worker is stopped. */
+/* Let every vCPU run freely, for good: nothing slows one down afterwards. Does not wait. */
+void mig_brake_release(struct mig_brake *b);
+/*
+ * The same, and end the thread, which may be waiting for a reading of the log. Before the sync
+ * worker is stopped.
+ */
 void mig_brake_stop(struct mig_brake *b);
 
 /* A pass is over and did not do: how much it sent, how much is left. May bring the brake on. */

@@ -174,16 +174,27 @@ static int move(struct mig_source *s, struct err *e)
 	return rc;
 }
 
-/* The guest goes on here: resume it first, the rest can wait. Completes the message. */
-static void keep_guest(struct mig_source *s, struct err *e)
+/*
+ * The guest goes on here, at once: before anything that waits, even for a reading of the dirty log
+ * that is still under way.
+ */
+static void keep_guest(struct mig_source *s)
 {
 	const struct mig_machine *m = &s->cfg.machine;
 	struct err why = ERR_INIT;
-	size_t len;
 
+	if (mig_stop_is_set(&s->stop))
+		mig_source_state(s, MIG_CANCELLING);
 	if (s->paused)
 		(void)m->resume(m->ctx, &why);
-	len = strlen(e->msg);
+}
+
+/* What became of it, after the reason. */
+static void tell_fate(struct mig_source *s, struct err *e)
+{
+	const struct mig_machine *m = &s->cfg.machine;
+	size_t len = strlen(e->msg);
+
 	(void)snprintf(e->msg + len, sizeof(e->msg) - len, "; %s", m->fate(m->ctx));
 }
 
@@ -221,17 +232,18 @@ static void show_end(struct mig_source *s, enum mig_state state, const struct er
 static void finish(struct mig_source *s, int rc, struct err *e)
 {
 	enum mig_state state = MIG_COMPLETED;
+	bool kept = rc && !s->committed;
 
 	if (s->syncing)
-		mig_brake_stop(&s->brake);
+		mig_brake_release(&s->brake);
+	if (kept)
+		keep_guest(s);
 	mig_beat_stop(&s->beat);
-	if (rc && !s->committed && mig_stop_is_set(&s->stop))
-		mig_source_state(s, MIG_CANCELLING);
-	if (rc && s->chan && !s->committed)
+	if (kept && s->chan)
 		mig_source_last_words(s, e);
-	if (rc && !s->committed) {
+	if (kept) {
 		state = mig_stop_is_set(&s->stop) ? MIG_CANCELLED : MIG_FAILED;
-		keep_guest(s, e);
+		tell_fate(s, e);
 	} else if (rc) {
 		state = MIG_UNDECIDED;
 		err_prefix(e, "the guest was handed over, but the destination has not confirmed "
@@ -239,12 +251,14 @@ static void finish(struct mig_source *s, int rc, struct err *e)
 	}
 	mig_source_end_senders(s);
 	mig_free_done(&s->free);
-	if (s->syncing)
+	if (s->syncing) {
+		mig_brake_stop(&s->brake);
 		mig_sync_stop(&s->sync);
+	}
 	if (s->logging)
 		s->cfg.dirty.stop(s->cfg.dirty.ctx);
 	show_end(s, state, e);
-	if (rc && !s->committed && s->chan)
+	if (kept && s->chan)
 		send_abort(s, e);
 	pthread_mutex_lock(&s->lock);
 	mig_chan_close(s->chan);

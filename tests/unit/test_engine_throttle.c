@@ -133,6 +133,90 @@ START_TEST(fails)
 }
 END_TEST
 
+/* Readings of the dirty log that last until the guest is paused, and then until it runs again. */
+struct slow_log {
+	struct mig_dirty_source dirty; /* as it was: the source's */
+	struct synth *s;
+	atomic_bool on;
+	atomic_uint outlasted, in_vain; /* pauses; of them, those that nothing ended */
+};
+
+static bool await_call(struct slow_log *log, enum synth_call call, uint64_t timeout_ns)
+{
+	uint64_t end_ns = clock_mono_ns() + timeout_ns;
+	struct timespec ts = {.tv_nsec = (long)NS_PER_MS};
+
+	while (!atomic_load(&log->s->calls[call]) && clock_mono_ns() < end_ns)
+		(void)nanosleep(&ts, NULL);
+	return atomic_load(&log->s->calls[call]);
+}
+
+static int slow_harvest(void *ctx, struct mig_bitmap *into, struct err *e)
+{
+	struct slow_log *log = ctx;
+
+	/* A second, and no more: for this one it may be that the source waits itself. */
+	if (atomic_load(&log->on) && await_call(log, SYNTH_PAUSE, NS_PER_SEC)) {
+		atomic_fetch_add(&log->outlasted, 1);
+		if (!await_call(log, SYNTH_RESUME, SYNTH_WAIT_MS * NS_PER_MS))
+			atomic_fetch_add(&log->in_vain, 1);
+	}
+	return log->dirty.harvest(log->s, into, e);
+}
+
+static int slow_start(void *ctx, struct err *e)
+{
+	return ((struct slow_log *)ctx)->dirty.start(((struct slow_log *)ctx)->s, e);
+}
+
+static int slow_protect(void *ctx, unsigned block, uint64_t first_word, const uint64_t *mask,
+			uint64_t n_words, struct err *e)
+{
+	struct slow_log *log = ctx;
+
+	return log->dirty.protect(log->s, block, first_word, mask, n_words, e);
+}
+
+static void slow_stop(void *ctx)
+{
+	((struct slow_log *)ctx)->dirty.stop(((struct slow_log *)ctx)->s);
+}
+
+/*
+ * The brake is in the middle of a reading when the switchover fails: the guest runs on before that
+ * is through. When the source has read the log itself, the brake is next at once, having come
+ * meanwhile.
+ */
+START_TEST(fails_while_it_reads)
+{
+	struct mig_params params;
+	struct slow_log log = {.s = NULL};
+	struct proxy wire;
+	struct pair p;
+
+	begin(&p, 38, &params);
+	params.downtime_limit_ms = 20;
+	log.s = p.src;
+	log.dirty = p.src->dirty;
+	p.src->dirty = (struct mig_dirty_source){.ctx = &log,
+						 .start = slow_start,
+						 .harvest = slow_harvest,
+						 .protect = slow_protect,
+						 .stop = slow_stop};
+	send_slowly(&p, &wire, &params);
+	wait_slowed(&p);
+	atomic_store(&p.src->fail_at[SYNTH_COLLECT], 1);
+	atomic_store(&log.on, true);
+	params.downtime_limit_ms = 60000;
+	mig_source_set_params(p.src->source, &params);
+	pair_keeps(&p, MIG_FAILED, "synthetic failure of collect");
+	ck_assert_uint_ge(atomic_load(&log.outlasted), 1);
+	ck_assert_uint_eq(atomic_load(&log.in_vain), 0);
+	check_free(&p);
+	down(&p, &wire);
+}
+END_TEST
+
 /* Nobody asked for it; or not even an empty rest would fit: the guest is left alone. */
 START_TEST(stays_off)
 {
@@ -203,6 +287,7 @@ int main(void)
 	tcase_add_test(tc, dirty_limit);
 	tcase_add_test(tc, cancelled);
 	tcase_add_test(tc, fails);
+	tcase_add_test(tc, fails_while_it_reads);
 	tcase_add_loop_test(tc, stays_off, 0, 2);
 	tcase_add_test(tc, not_needed);
 	tcase_add_test(tc, slow_rehearsal);
