@@ -10,7 +10,7 @@
     runner    one run after the other, each bounded, nothing left behind
     results   what was read, put in order and checked against itself
     stats     medians, spreads, ratios of pairs
-    report_*  the results as HTML (charts: its pictures), CSV, JSON
+    report_*  the results as HTML (charts: its pictures), CSV, JSON, Markdown
 """
 
 import os

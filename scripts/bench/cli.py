@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 
 import ferrylab
 
-from . import (SCENARIOS, hosts, machine, matrix, report_csv, report_html, report_json, results,
-               runner, scenario, vmms)
+from . import (SCENARIOS, hosts, machine, matrix, report_csv, report_html, report_json, report_md,
+               results, runner, scenario, vmms)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 LIVE_S = 0.2   # between two states of the live line
 PLAIN_S = 1.0  # and between two lines where there is no terminal
+KEEP_S = 60    # between two writings of the report before all runs are done
 
 
 @dataclass
@@ -131,7 +132,8 @@ def find(name):
 def options_parser():
     parser = argparse.ArgumentParser(
         prog="ferry bench", add_help=True,
-        description="Run a matrix of migrations and write a report of them: HTML, CSV and JSON.",
+        description="Run a matrix of migrations and write a report of them: HTML, CSV, JSON and "
+                    "Markdown.",
         epilog="Scenario files that come with ferry: " + ", ".join(shipped()) + ".")
     parser.add_argument("scenario", nargs="?", help="a scenario file, or the name of one that comes "
                                                     "with ferry")
@@ -183,12 +185,37 @@ def output_folder(wanted):
     return folder
 
 
+KINDS = {"html": report_html, "csv": report_csv, "json": report_json, "md": report_md}
+
+
 def write(report, folder):
+    """Each file is there whole, or as it was before."""
     paths = {}
-    for kind, module in (("html", report_html), ("csv", report_csv), ("json", report_json)):
+    for kind, module in KINDS.items():
         paths[kind] = os.path.join(folder, "report." + kind)
-        module.write(report, paths[kind])
+        module.write(report, paths[kind] + ".new")
+        os.replace(paths[kind] + ".new", paths[kind])
     return paths
+
+
+class Keeper:
+    """Writes the report while the matrix goes on, so that whatever ends it leaves what was measured."""
+
+    def __init__(self, report, runs, folder):
+        self.report, self.runs, self.folder = report, runs, folder
+        self.begin = self.last = time.monotonic()
+
+    def __call__(self, done):
+        now = time.monotonic()
+        if now - self.last < KEEP_S:
+            return
+        self.last = now
+        self.report.results = done + runner.not_run(self.runs[len(done):])
+        self.report.seconds, self.report.interrupted = now - self.begin, True
+        try:
+            write(self.report, self.folder)
+        except OSError as error:  # at the end there may be room again
+            print(f"ferry bench: cannot write the report yet: {error}", file=sys.stderr)
 
 
 def run(options, chosen, seed, runs, folder):
@@ -203,7 +230,8 @@ def run(options, chosen, seed, runs, folder):
                     {**machine.describe(), "load before": machine.load()}, about,
                     control_s=chosen.control_s, cells=matrix.cells(chosen))
     begin = time.monotonic()
-    report.results, stopped = runner.run_all(runs, drivers, features, watch, chosen.control_s)
+    report.results, stopped = runner.run_all(runs, drivers, features, watch, chosen.control_s,
+                                             Keeper(report, runs, folder))
     report.seconds, report.interrupted = time.monotonic() - begin, bool(stopped)
     report.machine["load after"] = machine.load()
     paths = write(report, folder)

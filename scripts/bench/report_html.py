@@ -297,10 +297,10 @@ def run_details(run):
 def cell_facts(cell):
     s = cell.settings
     rate = sc.pages_per_s(s)
+    delay = f"delayed by {s['delay_ms']:g} ms each way, " if s["delay_ms"] else ""
     text = (f"{s['mem']} of RAM, {sc.region_bytes(s) >> 20} MiB {s['fill']}, {s['cpus']} vCPU, "
-            f"{s['link']}, " +
-            (f"delayed by {s['delay_ms']:g} ms each way, " if s["delay_ms"] else "") + ("not writing" if rate is None else
-                                f"writing {rate or 'all it can'} pages/s, {s['pattern']}") +
+            f"{s['link']}, {delay}" + ("not writing" if rate is None else
+                                       f"writing {rate or 'all it can'} pages/s, {s['pattern']}") +
             f", limit {s['downtime_limit_ms']} ms" +
             "".join(f", {key.replace('_', ' ')} {s[key]}" for key, (_, usual) in sc.OPTIONS.items()
                     if s[key] != usual))

@@ -303,8 +303,8 @@ def attempt(run, driver, watch, control_s):
     except (LabError, OSError) as error:
         result = one.result
         result.outcome, result.reason = results.FAILED, str(error)
-    except (KeyError, ValueError, IndexError, TypeError) as error:
-        # An answer that is not as it should be: the rest goes on.
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # An answer that is not as it should be. Whatever it is, hours of other runs outlive it.
         result = one.result
         result.outcome = results.FAILED
         result.reason = "an answer without sense: " + "".join(
@@ -319,8 +319,16 @@ def attempt(run, driver, watch, control_s):
     return result
 
 
-def run_all(runs, drivers, features, watch, control_s):
-    """All runs, in order. After an interruption the rest is there as "not run"."""
+def not_run(runs):
+    """What is said of runs that there was no time for."""
+    return [Result.of(run, outcome=results.NOT_RUN, reason="interrupted") for run in runs]
+
+
+def run_all(runs, drivers, features, watch, control_s, keep=lambda done: None):
+    """
+    All runs, in order. After an interruption the rest is there as "not run". keep is given the
+    results so far, after each run.
+    """
     def interrupt(number, _frame):
         signal.signal(number, signal.SIG_IGN)  # while things are put away
         raise Interrupted(number)
@@ -337,10 +345,10 @@ def run_all(runs, drivers, features, watch, control_s):
                 result = attempt(run, drivers[run.vmm], watch, control_s)
             done.append(result)
             watch.end(run, result)
+            keep(done)
     except Interrupted as why:
         stopped = why.args[0]
-        done += [Result.of(run, outcome=results.NOT_RUN, reason="interrupted")
-                 for run in runs[len(done):]]
+        done += not_run(runs[len(done):])
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

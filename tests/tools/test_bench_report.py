@@ -6,14 +6,16 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 import support_bench
-from bench import (charts, cli, matrix, measure, report_csv, report_html, report_json, results,
-                   scenario, stats)
+from bench import (charts, cli, matrix, measure, report_csv, report_html, report_json, report_md,
+                   results, runner, scenario, stats)
 
 FILE = """
 title = "Title <&> \\"quoted\\""
@@ -273,6 +275,59 @@ class ReportTest(unittest.TestCase):
             support_bench.check_html(self, report_html.document(report))
             report_csv.write(report, os.path.join(self.folder, "r.csv"))
             report_json.write(report, os.path.join(self.folder, "r.json"))
+            self.check_markdown(report)
+
+    def check_markdown(self, report):
+        """Tables as wide as their heads; returns the rows' texts."""
+        rows, width = [], 0
+        for line in report_md.document(report).splitlines():
+            if line.startswith("|"):
+                cells = re.split(r"(?<!\\\\)\|", line)
+                width = width or len(cells)
+                self.assertEqual(len(cells), width, line)
+                rows.append([c.strip() for c in cells[1:-1]])
+            else:
+                width = 0
+        return rows
+
+    def test_markdown(self):
+        report = a_report()
+        report.title = "a | b\nc"
+        self.assertTrue(report_md.document(report).startswith("### a \\| b c\n"))
+        rows = self.check_markdown(report)
+        self.assertEqual(len(rows), 2 + 3 * 3 + 2 + 2)
+        self.assertEqual(rows[2][:3], ["dirty 0", "ferry", "1.10 (1–1.20)"])
+        self.assertEqual(rows[4][1:3], ["ferry / qemu", "0.52 (0.50–0.55)"])
+        self.assertTrue(rows[6][2].endswith("; 1 of 3 failed"), rows[6])
+        self.assertEqual(rows[8][:4], ["dirty 3x", "ferry", "did not converge in 60 s", ""])
+        self.assertIn("64M of RAM, 48 MiB random, 1 vCPU, link 100mbit, downtime limit",
+                      report_md.document(report))
+
+    def test_kept_while_it_goes_on(self):
+        """What ends the program without a word leaves a report of what was done by then."""
+        report, runs = a_report(), matrix.expand(scenario.parse(FILE), 1)
+        done = report.results[:5]
+        keep = cli.Keeper(report, runs, self.folder)
+        keep(done)
+        self.assertEqual(os.listdir(self.folder), [])  # not after each run
+        with mock.patch.object(cli, "KEEP_S", 0):
+            keep(done)
+        self.assertEqual(sorted(os.listdir(self.folder)),
+                         ["report.csv", "report.html", "report.json", "report.md"])
+        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:
+            data = json.load(file)
+        self.assertTrue(data["interrupted"])
+        outcomes = [r["outcome"] for r in data["runs"]]
+        self.assertEqual((len(outcomes), outcomes.count("not run")), (len(runs), len(runs) - 5))
+        with mock.patch.object(cli, "KEEP_S", 0), mock.patch("sys.stderr"):
+            cli.Keeper(report, runs, "/dev/null")(done)  # not the end of it
+
+    def test_whatever_goes_wrong_in_a_run(self):
+        run = next(r for r in matrix.expand(scenario.parse(FILE), 1) if r.kind == "measured")
+        with mock.patch.object(runner.Attempt, "perform", side_effect=ZeroDivisionError("by 0")):
+            result = runner.attempt(run, None, runner.Watch(), 1)
+        self.assertEqual(result.outcome, results.FAILED)
+        self.assertIn("by 0", result.reason)
 
     def test_csv_and_json_agree(self):
         report = a_report()
