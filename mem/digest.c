@@ -3,8 +3,6 @@
 
 #include <pthread.h>
 
-#include <xxhash.h>
-
 #include "mem/page.h"
 
 #define SLICE_PAGES 4096 /* 16 MiB: what a thread takes at a time */
@@ -23,7 +21,7 @@ static uint64_t page_digest(const struct mem_block *b, uint64_t page)
 
 	if (page_is_zero(at))
 		return 0;
-	return XXH3_64bits_withSeed(at, MEM_PAGE_BYTES, (b->gpa >> MEM_PAGE_SHIFT) + page);
+	return page_sum_at(at, (b->gpa >> MEM_PAGE_SHIFT) + page);
 }
 
 static uint64_t slice_digest(const struct mem_block *b, uint64_t first, uint64_t end)

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Guest RAM: layout, bounds, host marks; bitmaps against a naive model; the page scan. */
 #include <check.h>
+#include <cpuid.h>
 #include <errno.h>
+#include <immintrin.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "mem/bits.h"
 #include "mem/mem.h"
@@ -329,6 +332,75 @@ START_TEST(zero_pages)
 }
 END_TEST
 
+/* They stand in streams and files: whichever form the processor gets, the sum is the same. */
+START_TEST(sums_are_the_same_everywhere)
+{
+	uint8_t *page = aligned_alloc(4096, 4096);
+	uint64_t r = 1;
+
+	for (uint64_t round = 0; round < 200; round++) {
+		for (size_t i = 0; i < 4096; i++) {
+			r = r * 6364136223846793005u + 1442695040888963407u;
+			page[i] = (uint8_t)(r >> 56);
+		}
+		ck_assert_uint_eq(page_sum(page), (uint32_t)XXH3_64bits(page, 4096));
+		ck_assert_uint_eq(page_sum_at(page, r),
+				  XXH3_64bits_withSeed(page, 4096, (XXH64_hash_t)r));
+		ck_assert_uint_eq(page_sum_at(page, 0), XXH3_64bits(page, 4096));
+	}
+	/* And on all processors: of a page of zeroes, and of one of 0, 1, 2 ... */
+	memset(page, 0, 4096);
+	ck_assert_uint_eq(page_sum(page), 0x48c689bau);
+	for (size_t i = 0; i < 4096; i++)
+		page[i] = (uint8_t)i;
+	ck_assert_uint_eq(page_sum(page), 0x07879151u);
+	free(page);
+}
+END_TEST
+
+/* The upper halves of the vector registers, or their lower ones, are in use. */
+#define UPPER_HALVES 0x44u
+
+__attribute__((target("xsave"))) static unsigned long long in_use(void)
+{
+	return _xgetbv(1) & UPPER_HALVES;
+}
+
+__attribute__((target("avx,xsave"))) static bool can_tell(void)
+{
+	unsigned long long used;
+
+	__asm__ volatile("vpcmpeqd %%xmm0, %%xmm0, %%xmm0\n\t"
+			 "vinsertf128 $1, %%xmm0, %%ymm0, %%ymm0"
+			 :
+			 :
+			 : "xmm0");
+	used = in_use();
+	_mm256_zeroupper();
+	return used && !in_use();
+}
+
+START_TEST(sums_leave_no_wide_registers)
+{
+	uint8_t *page = aligned_alloc(4096, 4096);
+	unsigned a = 0, b, c, d;
+
+	memset(page, 1, 4096);
+	if (!__get_cpuid_count(0xd, 1, &a, &b, &c, &d) || !(a & 4) ||
+	    !__builtin_cpu_supports("avx") || !can_tell()) {
+		(void)printf("SKIP this processor does not tell which registers are in use\n");
+	} else {
+		(void)page_sum(page);
+		ck_assert_uint_eq(in_use(), 0);
+		(void)page_sum_at(page, 1);
+		ck_assert_uint_eq(in_use(), 0);
+		(void)page_is_zero(page);
+		ck_assert_uint_eq(in_use(), 0);
+	}
+	free(page);
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {layout,
@@ -341,7 +413,9 @@ int main(void)
 				      marks_of_two_threads,
 				      bits_like_the_model,
 				      word_masks,
-				      zero_pages};
+				      zero_pages,
+				      sums_are_the_same_everywhere,
+				      sums_leave_no_wide_registers};
 	Suite *s = suite_create("mem");
 	TCase *tc = tcase_create("mem");
 	SRunner *sr = srunner_create(s);
