@@ -2,8 +2,6 @@
 #include "vmm/ctl/session.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
@@ -16,35 +14,6 @@
 
 #define QUIT_WAIT_MS 10000
 #define QUIT_TICK_MS 50
-
-enum event_from { FROM_MACHINE, FROM_SOURCE, FROM_DEST };
-
-struct session_event {
-	struct session_event *next;
-	enum event_from from;
-	enum machine_event_kind machine;
-	struct mig_event migration;
-};
-
-/* ---- telling the clients ---- */
-
-/* Steals data, which is NULL when memory ran out: the event is worth more than its data. */
-static void tell(struct session *s, const char *name, json_t *data)
-{
-	if (s->server)
-		ctl_server_event(s->server, name, data);
-	json_decref(data);
-}
-
-static void tell_migration(struct session *s, const struct mig_event *ev)
-{
-	if (!s->caps.events)
-		return;
-	if (ev->kind == MIG_EVENT_PASS)
-		tell(s, "MIGRATION_PASS", json_pack("{s:o}", "pass", qmp_uint(ev->pass)));
-	else
-		tell(s, "MIGRATION", json_pack("{s:s}", "status", mig_state_name(ev->state)));
-}
 
 /* ---- the end ---- */
 
@@ -100,7 +69,7 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
 	}
 	s->quitting = true;
 	s->exit_status = exit_status;
-	tell(s, "SHUTDOWN", json_pack("{s:b,s:s}", "guest", by_guest, "reason", reason));
+	session_tell(s, "SHUTDOWN", json_pack("{s:b,s:s}", "guest", by_guest, "reason", reason));
 	if (session_migrating(s)) {
 		log_info("cancelling the migration first");
 		session_cancel(s);
@@ -108,204 +77,6 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
 			return;
 	}
 	loop_quit(s->loop);
-}
-
-/* ---- events of the machine ---- */
-
-static void guest_ended(struct session *s)
-{
-	struct machine_end end;
-
-	machine_end(s->machine, &end);
-	if (strncmp(end.text, "the guest", 9) != 0)
-		log_info("the guest has ended: %s", end.text);
-	else
-		log_info("%s", end.text);
-	switch (end.kind) {
-	case END_NONE:
-		break;
-	case END_INTERNAL_ERROR:
-		/* Somebody will want to look at it. What is left of it is not worth moving. */
-		s->exit_status = end.exit_status;
-		session_cancel(s);
-		tell(s, "STOP", NULL);
-		log_info("'ferry quit %s' ends this process", s->name);
-		break;
-	case END_RESET:
-		tell(s, "RESET", json_pack("{s:b,s:s}", "guest", true, "reason", "guest-reset"));
-		session_quit(s, end.exit_status, true, "guest-reset");
-		break;
-	case END_TRIPLE_FAULT:
-		session_quit(s, end.exit_status, true, "guest-reset");
-		break;
-	case END_SHUTDOWN:
-	case END_DEBUG_EXIT:
-		session_quit(s, end.exit_status, true, "guest-shutdown");
-		break;
-	}
-}
-
-static void machine_happened(struct session *s, enum machine_event_kind kind)
-{
-	switch (kind) {
-	case MACHINE_EVENT_STOP:
-		tell(s, "STOP", NULL);
-		break;
-	case MACHINE_EVENT_RESUME:
-		tell(s, "RESUME", NULL);
-		break;
-	case MACHINE_EVENT_BUTTON:
-		tell(s, "POWERDOWN", NULL);
-		break;
-	case MACHINE_EVENT_BALLOON:
-		__atomic_store_n(&s->balloon_queued, false, __ATOMIC_RELEASE);
-		session_balloon_changed(s);
-		break;
-	case MACHINE_EVENT_END:
-		guest_ended(s);
-		break;
-	case MACHINE_EVENT_QUIT:
-		log_info("ended from the terminal");
-		session_quit(s, s->exit_status, false, QUIT_BY_USER);
-		break;
-	}
-}
-
-/* ---- events of migrations ---- */
-
-static void source_said(struct session *s, enum mig_state state)
-{
-	struct mig_status st;
-	char token[MIGRATE_TOKEN_BYTES];
-
-	if (s->save)
-		session_save_said(s, state);
-	if (!s->source)
-		return;
-	mig_source_status(s->source, &st);
-	if (state == MIG_COMPLETED)
-		log_info("the guest has moved to %s; 'ferry quit %s' ends what is left here",
-			 s->source_uri, s->name);
-	else if (state == MIG_FAILED)
-		log_warn("the migration failed: %s", st.error);
-	else if (state == MIG_CANCELLED)
-		log_info("the migration was cancelled; the guest stays here");
-	else if (state == MIG_UNDECIDED) {
-		migrate_token_format(st.token, token);
-		log_warn("the migration is undecided: %s", st.error);
-		log_warn("the guest never runs here again; if it does not run at %s either, say "
-			 "'ferry cont NAME --token %s' there",
-			 s->source_uri, token);
-	}
-}
-
-static void dest_said(struct session *s, enum mig_state state)
-{
-	struct mig_status st;
-
-	if (s->restore)
-		session_restore_said(s, state);
-	if (!s->dest)
-		return;
-	mig_dest_status(s->dest, &st);
-	if (state == MIG_COMPLETED)
-		log_info("the guest has arrived");
-	/* A failure has been logged by the engine, which also knows of strangers. */
-	else if (state == MIG_UNDECIDED)
-		log_warn("the migration is undecided: %s; the source shows a token that lets the "
-			 "guest run here: 'ferry cont %s --token TOKEN'",
-			 st.error, s->name);
-}
-
-/* ---- the queue ---- */
-
-static void handle_event(struct session *s, const struct session_event *ev)
-{
-	if (ev->from == FROM_MACHINE) {
-		machine_happened(s, ev->machine);
-		return;
-	}
-	tell_migration(s, &ev->migration);
-	if (ev->migration.kind != MIG_EVENT_STATE)
-		return;
-	if (ev->from == FROM_SOURCE) {
-		source_said(s, ev->migration.state);
-		if (s->quitting && !session_migrating(s))
-			loop_quit(s->loop);
-	} else {
-		dest_said(s, ev->migration.state);
-	}
-}
-
-static struct session_event *take_event(struct session *s)
-{
-	struct session_event *ev;
-
-	pthread_mutex_lock(&s->lock);
-	ev = s->events;
-	if (ev) {
-		s->events = ev->next;
-		if (!s->events)
-			s->events_end = &s->events;
-	}
-	pthread_mutex_unlock(&s->lock);
-	return ev;
-}
-
-static void handle_events(void *ctx, uint32_t events)
-{
-	struct session *s = ctx;
-	struct session_event *ev;
-
-	(void)events;
-	while ((ev = take_event(s))) {
-		handle_event(s, ev);
-		free(ev);
-	}
-}
-
-/* Any thread. False: nobody may hear of it. */
-static bool put_event(struct session *s, struct session_event what)
-{
-	struct session_event *ev = malloc(sizeof(*ev));
-
-	if (!ev) {
-		log_warn("out of memory: an event is lost");
-		return false;
-	}
-	*ev = what;
-	ev->next = NULL;
-	pthread_mutex_lock(&s->lock);
-	*s->events_end = ev;
-	s->events_end = &ev->next;
-	pthread_mutex_unlock(&s->lock);
-	if (!loop_post(s->loop, handle_events, s))
-		return true;
-	log_warn("out of memory: an event is late");
-	return false;
-}
-
-void session_on_machine(void *ctx, enum machine_event_kind kind)
-{
-	struct session *s = ctx;
-
-	/* The guest decides how many there are: one in the queue stands for all. */
-	if (kind == MACHINE_EVENT_BALLOON &&
-	    __atomic_exchange_n(&s->balloon_queued, true, __ATOMIC_ACQ_REL))
-		return;
-	if (!put_event(s, (struct session_event){.from = FROM_MACHINE, .machine = kind}) &&
-	    kind == MACHINE_EVENT_BALLOON)
-		__atomic_store_n(&s->balloon_queued, false, __ATOMIC_RELEASE);
-}
-
-void session_on_outgoing(void *ctx, const struct mig_event *ev)
-{
-	(void)put_event(ctx, (struct session_event){.from = FROM_SOURCE, .migration = *ev});
-}
-
-void session_on_incoming(void *ctx, const struct mig_event *ev)
-{
-	(void)put_event(ctx, (struct session_event){.from = FROM_DEST, .migration = *ev});
 }
 
 /* ---- migrations ---- */
@@ -518,7 +289,7 @@ void session_end(struct session *s)
 {
 	/* What has happened is still told; what happens from here on has nobody to hear it. */
 	if (s->machine)
-		handle_events(s, 0);
+		session_hear(s);
 	trace_close(s->trace);
 	s->trace = NULL;
 	session_forget_outgoing(s);
@@ -532,12 +303,9 @@ void session_end(struct session *s)
 
 void session_free(struct session *s)
 {
-	struct session_event *ev;
-
 	session_end(s);
 	ctl_server_free(s->server);
-	while ((ev = take_event(s)))
-		free(ev);
+	session_drop_events(s);
 	if (s->signal_fd >= 0)
 		(void)close(s->signal_fd);
 	if (s->quit_timer_fd >= 0)

@@ -83,9 +83,6 @@ void session_end(struct session *s);
 /* session_end(), then the server and the loop. */
 void session_free(struct session *s);
 
-/* The machine's event callback, ctx = the session. */
-void session_on_machine(void *ctx, enum machine_event_kind kind);
-
 /* Tell the clients that the balloon has another size. */
 void session_balloon_changed(struct session *s);
 
@@ -120,6 +117,19 @@ void session_forget_outgoing(struct session *s);
 void session_cancel(struct session *s);
 bool session_migrating(struct session *s);
 
+/* ---- session_events.c ---- */
+
+/* The machine's and the engine's event callbacks (ctx = the session), any thread. */
+void session_on_machine(void *ctx, enum machine_event_kind kind);
+void session_on_outgoing(void *ctx, const struct mig_event *ev);
+void session_on_incoming(void *ctx, const struct mig_event *ev);
+/* Everything in the queue, now; the loop calls it by itself soon after something was put there. */
+void session_hear(struct session *s);
+/* Forget what is in it. */
+void session_drop_events(struct session *s);
+/* Steals data, which is NULL when memory ran out: the event is worth more than its data. */
+void session_tell(struct session *s, const char *name, json_t *data);
+
 /* ---- session_file.c ---- */
 
 struct session_save_options {
@@ -144,10 +154,6 @@ int session_restore(struct session *s, const struct session_restore_options *o, 
 /* A restore has changed its state. */
 void session_restore_said(struct session *s, enum mig_state state);
 void session_save_said(struct session *s, enum mig_state state);
-
-/* The engine's callbacks (ctx = the session), any thread. */
-void session_on_outgoing(void *ctx, const struct mig_event *ev);
-void session_on_incoming(void *ctx, const struct mig_event *ev);
 
 /* multifd-channels and direct-io, out of args into *p, which an error leaves as it was. */
 int migrate_file_params_set(struct mig_file_params *p, const json_t *args, struct err *e);
