@@ -205,6 +205,11 @@ void mig_source_set_params(struct mig_source *s, const struct mig_params *p);
 void mig_source_status(struct mig_source *s, struct mig_status *out);
 /* No longer under way: completed, failed, cancelled or undecided. */
 bool mig_source_ended(struct mig_source *s);
+/*
+ * Of one that has ended, wait for the thread: it says goodbye to the other side, for a moment at
+ * most. No event comes from it afterwards.
+ */
+void mig_source_join(struct mig_source *s);
 /* Cancels if it is still under way, waits for the thread, frees. NULL is fine. */
 void mig_source_free(struct mig_source *s);
 

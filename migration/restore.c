@@ -14,6 +14,7 @@ struct mig_restore {
 	/* constant after start */
 	struct mig_restore_config cfg;
 	pthread_t thread;
+	bool joined; /* the owner's */
 	uint64_t begin_ns;
 	struct mig_stop stop;
 	struct mig_file_progress progress;
@@ -293,12 +294,19 @@ bool mig_restore_ended(struct mig_restore *r)
 	return ended;
 }
 
+void mig_restore_join(struct mig_restore *r)
+{
+	if (!r->joined)
+		(void)pthread_join(r->thread, NULL);
+	r->joined = true;
+}
+
 void mig_restore_free(struct mig_restore *r)
 {
 	if (!r)
 		return;
 	mig_stop_set(&r->stop);
-	(void)pthread_join(r->thread, NULL);
+	mig_restore_join(r);
 	mig_stop_free(&r->stop);
 	(void)pthread_mutex_destroy(&r->lock);
 	free(r);

@@ -34,6 +34,8 @@ int mig_restore_start(struct mig_restore **out, const struct mig_restore_config 
 void mig_restore_status(struct mig_restore *r, struct mig_status *out);
 /* Neither under way nor to be tried again with the same object. */
 bool mig_restore_ended(struct mig_restore *r);
+/* Of one that has ended, wait for the thread: no event comes from it afterwards. */
+void mig_restore_join(struct mig_restore *r);
 /* Ends it, waits for the thread, frees. NULL is fine. */
 void mig_restore_free(struct mig_restore *r);
 

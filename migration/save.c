@@ -22,6 +22,7 @@ struct mig_save {
 	/* constant after start */
 	struct mig_save_config cfg;
 	pthread_t thread;
+	bool joined; /* the owner's */
 	uint64_t begin_ns;
 	struct mig_stop stop;
 	/* guarded by lock */
@@ -336,12 +337,19 @@ bool mig_save_ended(struct mig_save *s)
 	return ended;
 }
 
+void mig_save_join(struct mig_save *s)
+{
+	if (!s->joined)
+		(void)pthread_join(s->thread, NULL);
+	s->joined = true;
+}
+
 void mig_save_free(struct mig_save *s)
 {
 	if (!s)
 		return;
 	mig_save_cancel(s);
-	(void)pthread_join(s->thread, NULL);
+	mig_save_join(s);
 	mig_stop_free(&s->stop);
 	(void)pthread_mutex_destroy(&s->lock);
 	free(s);

@@ -51,6 +51,8 @@ int mig_save_start(struct mig_save **out, const struct mig_save_config *cfg, str
 void mig_save_cancel(struct mig_save *s);
 void mig_save_status(struct mig_save *s, struct mig_status *out);
 bool mig_save_ended(struct mig_save *s);
+/* Of one that has ended, wait for the thread: no event comes from it afterwards. */
+void mig_save_join(struct mig_save *s);
 /* Cancels if it is still under way, waits for the thread, frees. NULL is fine. */
 void mig_save_free(struct mig_save *s);
 

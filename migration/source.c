@@ -389,12 +389,19 @@ bool mig_source_ended(struct mig_source *s)
 	return ended;
 }
 
+void mig_source_join(struct mig_source *s)
+{
+	if (!s->joined)
+		(void)pthread_join(s->thread, NULL);
+	s->joined = true;
+}
+
 void mig_source_free(struct mig_source *s)
 {
 	if (!s)
 		return;
 	mig_source_cancel(s);
-	(void)pthread_join(s->thread, NULL);
+	mig_source_join(s);
 	mig_bitmap_free(&s->bitmap);
 	mig_free_destroy(&s->free);
 	wire_reader_free(&s->reader);

@@ -27,6 +27,7 @@ struct mig_source {
 	char peer[MIG_URI_BYTES]; /* the URI without its scheme, for messages */
 	char guest_name[WIRE_NAME_BYTES];
 	pthread_t thread;
+	bool joined; /* the owner's */
 	uint64_t begin_ns;
 	struct mig_stop stop, go; /* go: the user's word in MIG_PRE_SWITCHOVER */
 	/* guarded by lock */

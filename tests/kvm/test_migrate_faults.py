@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What goes wrong while a guest moves: it runs on exactly one side, and nobody hangs."""
 
+import json
 import os
 import random
 import re
@@ -16,7 +17,8 @@ import time
 import support_proxy as proxy
 from support_faults import STILL, TINY, FaultTest, once
 from support_proxy import CUT, FORWARD, CutAt, FlipAt
-from support_system import FERRY, MIGRATE_SECONDS, ferrylab, free_port, listener, main, port_of
+from support_system import (FERRY, GUEST_SECONDS, MIGRATE_SECONDS, ferrylab, free_port, listener,
+                            main, port_of)
 
 MIB = 1 << 20
 
@@ -36,6 +38,27 @@ class RefusedTest(FaultTest):
                     "unix:" + "x" * 200):
             self.assertIn("error", source.qmp.try_execute("migrate", uri=uri), uri)
         self.verify_lives(source)
+
+    def test_ends_are_told_before_the_next_begins(self):
+        """Many commands in one read: an end that is told late would be taken for the next one's."""
+        source = self.boot("src", "idle")
+        source.qmp.execute("migrate-set-capabilities",
+                           capabilities=[{"capability": "events", "state": True}])
+        migrate = '{"execute": "migrate", "arguments": {"uri": "unix:/none"}, "id": "m"}\n'
+        query = '{"execute": "query-migrate", "id": "q"}\n'
+        under_way, begun, deadline = False, 0, time.monotonic() + GUEST_SECONDS
+        while begun < 50:
+            self.assertLess(time.monotonic(), deadline, "next to none of them begins")
+            source.qmp.send((migrate + query * 4) * 7 + '{"execute": "query-status", "id": 0}\n')
+            answer = {}
+            while answer.get("id") != 0:
+                answer = json.loads(source.qmp.line(GUEST_SECONDS))
+                if answer.get("id") == "m" and "return" in answer:
+                    self.assertFalse(under_way, "the last one's end has not been told yet")
+                    under_way, begun = True, begun + 1
+                elif answer.get("data", {}).get("status") == "failed":
+                    self.assertTrue(under_way, "an end was told twice")
+                    under_way = False
 
     def mismatch(self, option, **other):
         destination, uri = self.wait_at(**other)

@@ -153,8 +153,10 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 		    const struct free_ranges *free, struct err *e)
 {
 	struct mig_source *new;
-	int rc = session_check_movable(s, e);
+	int rc;
 
+	session_hear_out(s);
+	rc = session_check_movable(s, e);
 	if (!rc)
 		rc = check_uri(uri, e);
 	if (rc)
@@ -191,6 +193,7 @@ int session_incoming(struct session *s, const char *uri, struct err *e)
 	struct mig_dest *new;
 	int rc;
 
+	session_hear_out(s);
 	if (machine_state(s->machine) != RUN_INMIGRATE)
 		return err_set(e, EPERM,
 			       "this process does not wait for a guest: start one with --incoming");

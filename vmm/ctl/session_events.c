@@ -197,6 +197,21 @@ void session_drop_events(struct session *s)
 		free(ev);
 }
 
+/*
+ * Threads that have ended may still be about to say so. Whatever they say is told before the reply
+ * to the command that begins the next migration: nobody shall take it for that one's.
+ */
+void session_hear_out(struct session *s)
+{
+	if (s->source && mig_source_ended(s->source))
+		mig_source_join(s->source);
+	if (s->save && mig_save_ended(s->save))
+		mig_save_join(s->save);
+	if (s->restore && mig_restore_ended(s->restore))
+		mig_restore_join(s->restore);
+	session_hear(s);
+}
+
 static void on_post(void *ctx, uint32_t events)
 {
 	(void)events;

@@ -22,8 +22,10 @@ int session_save(struct session *s, const char *path, const struct session_save_
 		 struct err *e)
 {
 	char uri[MIG_URI_BYTES];
-	int rc = session_check_movable(s, e);
+	int rc;
 
+	session_hear_out(s);
+	rc = session_check_movable(s, e);
 	if (!rc)
 		rc = make_uri(uri, path, e);
 	if (rc)
@@ -67,6 +69,7 @@ int session_restore(struct session *s, const struct session_restore_options *o, 
 
 	if (rc)
 		return rc;
+	session_hear_out(s);
 	if (machine_state(s->machine) != RUN_INMIGRATE)
 		return err_set(e, EPERM,
 			       "this process does not wait for a guest: start one with --incoming");
