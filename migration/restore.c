@@ -10,6 +10,8 @@
 
 #include "base/clock.h"
 
+#define PAUSE_TRIES 6 /* each may take seconds */
+
 struct mig_restore {
 	/* constant after start */
 	struct mig_restore_config cfg;
@@ -189,13 +191,18 @@ static int fetch(struct mig_restore *r, struct err *e)
 		.n_threads = 1, .stop = &r->stop, .progress = &r->progress};
 	struct err why = ERR_INIT;
 	bool ran;
-	int rc;
+	int rc, paused = -ECANCELED;
 
 	set_state(r, MIG_POSTCOPY);
 	rc = mig_file_prefetch(r->file, r->cfg.mem, &how, e);
 	if (!rc || mig_stop_is_set(&r->stop))
 		return 0;
-	if (!m->pause(m->ctx, &ran, &why))
+	/* vCPUs that wait for a slow disk are asked again, lest the guest run on. */
+	for (unsigned i = 0; paused && i < PAUSE_TRIES && !mig_stop_is_set(&r->stop); i++) {
+		why = (struct err)ERR_INIT;
+		paused = m->pause(m->ctx, &ran, &why);
+	}
+	if (!paused)
 		(void)m->stay(m->ctx, &why);
 	if (why.code)
 		err_prefix(e, "%s, after", why.msg);

@@ -5,8 +5,6 @@
 import json
 import os
 import random
-import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -14,33 +12,11 @@ import sys
 import time
 
 from support_linux import MEM, LinuxSystemTest, needs_image
+from support_save import SaveTest
 from support_saved import Saved
-from support_system import (FERRY, GUEST_SECONDS, LabError, SystemTest, ferrylab, main,
-                            words)
+from support_system import FERRY, GUEST_SECONDS, LabError, ferrylab, main, words
 
 MIB = 1 << 20
-
-
-class SaveTest(SystemTest):
-    def save(self, ferry, path, *options, status=0):
-        return self.ferry("save", ferry.control_path, path, *options, status=status)
-
-    def restore(self, name, path, kernel="writer", **options):
-        """Start a ferry with a saved guest; returns it when the guest runs."""
-        options = {"mem": "64M", "cpus": 1, "extra": ["--debug-exit"], **options}
-        ferry = self.lab.start(name, incoming=f"file:{path}", **options)
-        ferry.wait_status("running", GUEST_SECONDS)
-        return ferry
-
-    def refused(self, path, reason, *options):
-        """A ferry with this file ends with status 1 and this reason."""
-        name = f"refused-{random.randrange(1 << 30)}"
-        done = subprocess.run([FERRY, "restore", path, "--control", self.lab.path(name),
-                               "--serial", "none", *options], stdin=subprocess.DEVNULL, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60,
-                              preexec_fn=ferrylab.die_with_parent, check=False)
-        self.assertEqual(done.returncode, 1, done.stdout)
-        self.assertRegex(done.stdout, reason)
 
 
 class TestRoundTrip(SaveTest):
@@ -230,61 +206,6 @@ class TestLive(SaveTest):
         self.assertRegex(out, "No space left on device.*the guest keeps running here")
         self.assertEqual(os.listdir(folder), [])
         self.verify_lives(src)
-
-
-class TestOnDemand(SaveTest):
-    def on_demand(self, name, path, **options):
-        return self.restore(name, path, extra=["--debug-exit", "--on-demand"], **options)
-
-    def test_runs_at_once(self):
-        """The guest runs on RAM that comes as it is touched, and all of it is there in the end."""
-        path = self.lab.path("saved")
-        src = self.writer(cpus=2)
-        self.save(src, path, "--quit")
-        guests = [self.on_demand(f"dst{i}", path, cpus=2) for i in range(3)]
-        for guest in guests:
-            self.verify_lives(guest)
-            info = self.wait_dest(guest, "completed")
-            self.assertEqual(info["ram"]["remaining"], 0)
-        # It moves and is saved as any other; its file may have its name taken away.
-        os.unlink(path)
-        dst, uri = self.wait_at("moved", cpus=2)
-        self.move(guests[0], dst, uri)
-        self.verify_lives(dst)
-        self.save(guests[1], path, "--quit")
-        self.verify_lives(self.on_demand("again", path, cpus=2))
-        self.finish(guests[2])
-
-    def test_many_writes(self):
-        """A guest that writes all the time is as right as before, eager or not."""
-        path = self.lab.path("saved")
-        src = self.writer(cmdline="size=48M rate=0 pattern=uniform", cpus=2)
-        self.save(src, path, "--quit")
-        dst = self.on_demand("dst", path, cpus=2)
-        self.wait_writes(dst, 2000)
-        self.verify_lives(dst)
-        self.finish(dst)
-
-    def test_damaged(self):
-        """Damage in RAM that is found behind the guest's back pauses it."""
-        path = self.lab.path("saved")
-        src = self.writer(cmdline="size=32M rate=0 pattern=hot")
-        self.save(src, path, "--quit")
-        with Saved(path) as saved:
-            block = saved.blocks[-1]
-            page = max(p for p in range(block.size // 4096) if block.present(p))
-        with open(path, "r+b") as file:
-            file.seek(block.pages_offset + page * 4096 + 100)
-            file.write(b"damage")
-        dst = self.lab.start("dst", incoming=f"file:{path}", mem="64M",
-                             extra=["--debug-exit", "--on-demand"])
-        info = self.wait_dest(dst, "failed")
-        self.assertRegex(info["error-desc"], "has been paused.*do not match their checksum")
-        self.assertEqual(dst.status(), "paused")
-
-    def test_other_memory(self):
-        out = self.ferry("restore", "x", "--on-demand", "--mem-backend", "memfd", status=2)
-        self.assertIn("needs --mem-backend anon", out)
 
 
 class TestFormat(SaveTest):

@@ -344,6 +344,12 @@ START_TEST(on_demand_damaged)
 	ck_assert(s.back.taken_over);
 	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_PAUSE]), 1);
 	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_STAY]), 1);
+	/* It does not stop at once: it is asked again. */
+	s.pause_fails = 1;
+	ck_assert_int_eq(saved_restore(&s, RAM), MIG_FAILED);
+	ck_assert_ptr_nonnull(strstr(s.status.error, "the guest has been paused"));
+	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_PAUSE]), 2);
+	ck_assert_uint_eq(atomic_load(&s.dst->calls[SYNTH_STAY]), 1);
 	/* The state, before. */
 	fd = open(s.path, O_WRONLY);
 	ck_assert_int_eq(pwrite(fd, "damage", 6, SAVED_MIB + RAM + 100), 6);

@@ -114,7 +114,7 @@ int session_check_movable(struct session *s, struct err *e)
 	case RUN_PRELAUNCH:
 	case RUN_RUNNING:
 	case RUN_PAUSED:
-		return 0;
+		return session_check_whole(s, e);
 	case RUN_INMIGRATE:
 		return err_set(e, EPERM, "there is no guest here yet: this side waits for one");
 	case RUN_FINISH_MIGRATE:

@@ -156,6 +156,11 @@ int session_restore(struct session *s, const struct session_restore_options *o, 
 /* A restore has changed its state. */
 void session_restore_said(struct session *s, enum mig_state state);
 void session_save_said(struct session *s, enum mig_state state);
+/*
+ * Is all of a guest's RAM there, and known to be right? Else it is neither moved nor saved: what is
+ * damaged would get new checksums. -EBUSY while it is filled in on demand, -EBADMSG after damage.
+ */
+int session_check_whole(struct session *s, struct err *e);
 
 /* multifd-channels and direct-io, out of args into *p, which an error leaves as it was. */
 int migrate_file_params_set(struct mig_file_params *p, const json_t *args, struct err *e);

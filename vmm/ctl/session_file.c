@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Saving a guest to a file, and bringing one back: the session's side, and the QMP commands. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -113,6 +114,28 @@ void session_restore_said(struct session *s, enum mig_state state)
 	log_warn("the guest is not restored: %s", st.error);
 	if (s->restore_or_end)
 		session_quit(s, 1, false, "host-error");
+}
+
+int session_check_whole(struct session *s, struct err *e)
+{
+	struct mig_status st;
+
+	if (!s->restore || !s->restore_cfg.params.on_demand)
+		return 0;
+	mig_restore_status(s->restore, &st);
+	if (!mig_restore_ended(s->restore))
+		return err_set(
+			e, EBUSY,
+			"the guest's RAM still comes from %s, %" PRIu64
+			" MiB of it are not checked yet: wait until 'ferry status' says that "
+			"the restore has completed",
+			s->restore_cfg.path, st.remaining_bytes >> 20);
+	if (st.state != MIG_COMPLETED)
+		return err_set(e, EBADMSG,
+			       "not all of the guest's RAM is known to be right, so it is neither "
+			       "moved nor saved: %s",
+			       st.error);
+	return 0;
 }
 
 /* ---- QMP ---- */

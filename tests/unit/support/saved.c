@@ -68,6 +68,7 @@ enum mig_state saved_restore(struct saved *s, uint64_t ram_bytes)
 	synth_guest_init(&s->back);
 	s->back.no_source = true;
 	s->dst = synth_dest(&s->back, &cfg);
+	atomic_store(&s->dst->fail_at[SYNTH_PAUSE], s->pause_fails);
 	ck_assert_msg(
 		!mig_restore_start(&restore,
 				   &(struct mig_restore_config){

@@ -14,6 +14,7 @@ struct saved {
 	struct synth *src, *dst; /* dst's guest has no source */
 	struct mig_save_config cfg;
 	bool on_demand;           /* restores are */
+	unsigned pause_fails;     /* the call that fails after a restore, from 1; 0: none */
 	struct mig_status status; /* of the last save or restore */
 };
 
