@@ -42,17 +42,18 @@ LIB_O	:= $(filter-out $(MAIN_O),$(OBJS))
 LIB	:= $(BUILD)/libferry.a
 FERRY_BIN := $(BUILD)/ferry
 
-# A test is one C file; what the tests of one directory share lies in its support/.
+# A test is one C file; what the tests of one directory share lies in its support/, what all share in
+# tests/support/.
 test_srcs = $(sort $(wildcard tests/$(1)/test_*.c))
-support_o = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/$(1)/support/*.c)))
+support_o = $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/support/*.c tests/$(1)/support/*.c)))
 UNIT_BINS := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,unit))
 KVM_BINS  := $(patsubst %.c,$(BUILD)/%,$(call test_srcs,kvm))
 BENCH_CHANNELS := $(BUILD)/tests/bench/channels/channels
 UNIT_PY	  := $(sort $(wildcard tests/tools/test_*.py tests/unit/test_*.py))
 KVM_PY	  := $(sort $(wildcard tests/kvm/test_*.py))
 BENCH_O	  := $(patsubst %.c,$(BUILD)/%.o,$(sort $(wildcard tests/bench/*.c)))
-TEST_O	  := $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS) $(BENCH_CHANNELS)) $(call support_o,unit) \
-	$(call support_o,kvm) $(BENCH_O)
+TEST_O	  := $(sort $(addsuffix .o,$(UNIT_BINS) $(KVM_BINS) $(BENCH_CHANNELS)) $(call support_o,unit) \
+	$(call support_o,kvm) $(BENCH_O))
 
 HDRS	:= $(sort $(wildcard $(ROOMS:%=%/*.h) vmm/*/*.h guest/*.h guest/*/*.h tests/*/*.h tests/*/support/*.h))
 C_FILES	:= $(SRCS) $(HDRS) $(sort $(wildcard guest/*.c guest/*/*.c tests/*/*.c tests/*/support/*.c tests/bench/*/*.c))

@@ -10,6 +10,7 @@
 #include "kvm/dirty_log.h"
 #include "mem/bits.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 #include "vmm/cpu.h"
 
 /* A last word that is not full: KVM's rule for the slot's end. */
@@ -369,25 +370,5 @@ START_TEST(race_plain)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("dirty_log");
-	TCase *c = tcase_create("dirty_log");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 30);
-	tcase_add_test(c, manual_cycle);
-	tcase_add_test(c, plain_cycle);
-	tcase_add_test(c, start_stop_start);
-	tcase_add_test(c, bad_ranges);
-	tcase_add_test(c, every_range);
-	tcase_add_test(c, two_blocks);
-	tcase_add_loop_test(c, race_manual, 0, 3);
-	tcase_add_loop_test(c, race_plain, 0, 3);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("dirty_log", manual_cycle, plain_cycle, start_stop_start, bad_ranges, every_range, two_blocks,
+      TIMES(3, race_manual), TIMES(3, race_plain))

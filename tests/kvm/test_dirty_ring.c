@@ -12,6 +12,7 @@
 #include "kvm/dirty_ring.h"
 #include "mem/bits.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 #include "vmm/cpu.h"
 
 #define PAGES     (2048 + 37)
@@ -355,23 +356,4 @@ START_TEST(too_large)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("dirty_ring");
-	TCase *c = tcase_create("dirty_ring");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 60);
-	tcase_add_test(c, cycle);
-	tcase_add_test(c, full_ring);
-	tcase_add_test(c, signals);
-	tcase_add_test(c, race_roomy);
-	tcase_add_test(c, race_tight);
-	tcase_add_test(c, too_large);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("dirty_ring", cycle, full_ring, signals, race_roomy, race_tight, too_large)

@@ -9,6 +9,7 @@
 #include "mem/bits.h"
 #include "migration/bitmap.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 
 #define PAGES     4096 /* 16 MiB */
 #define MEM_BYTES (PAGES * MEM_PAGE_BYTES)
@@ -192,20 +193,4 @@ START_TEST(too_many_slots)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("dirty_slots");
-	TCase *c = tcase_create("dirty_slots");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 60);
-	tcase_add_test(c, like_the_model);
-	tcase_add_test(c, few_calls);
-	tcase_add_test(c, too_many_slots);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("dirty_slots", like_the_model, few_calls, too_many_slots)

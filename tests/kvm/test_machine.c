@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include "kvm/vcpu_state.h"
 #include "mem/bits.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 #include "vmm/cpu.h"
 #include "vmm/devices_impl.h"
 #include "vmm/machine.h"
@@ -521,27 +521,6 @@ START_TEST(dirty_view_merges_host_writes)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("machine");
-	TCase *c = tcase_create("machine");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 60);
-	tcase_add_loop_test(c, guest_ends, 0, sizeof(ends) / sizeof(ends[0]));
-	tcase_add_test(c, pause_and_resume);
-	tcase_add_test(c, end_while_pausing);
-	tcase_add_test(c, incoming_waits);
-	tcase_add_test(c, bad_configs);
-	tcase_add_test(c, many_vcpus);
-	tcase_add_test(c, pause_completes_io);
-	tcase_add_test(c, move_and_fall_back);
-	tcase_add_test(c, guest_ends_while_it_is_paused);
-	tcase_add_loop_test(c, dirty_view_merges_host_writes, 0, 2);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("machine", EACH(guest_ends, ends), pause_and_resume, end_while_pausing, incoming_waits,
+      bad_configs, many_vcpus, pause_completes_io, move_and_fall_back,
+      guest_ends_while_it_is_paused, TIMES(2, dirty_view_merges_host_writes))

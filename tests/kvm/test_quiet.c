@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a rehearsal has loaded into a VM that does not run must not go on by itself. */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "kvm/vcpu_state.h"
 #include "kvm/vm_state.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 
 #define LAPIC_SVR       0xf0
 #define LAPIC_IRR       0x200
@@ -81,19 +81,4 @@ START_TEST(quiet_after_rehearsal)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("quiet");
-	TCase *c = tcase_create("quiet");
-	SRunner *r;
-	int failed;
-
-	tcase_set_timeout(c, 30);
-	tcase_add_test(c, quiet_after_rehearsal);
-	suite_add_tcase(s, c);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("quiet", quiet_after_rehearsal)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* FWAIT and INT3 in ring 0: finished by us where KVM cannot emulate them, by the processor
  * elsewhere. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "kvm/recover.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 
 #define AT(offset) (CODE_GPA + (offset))
 
@@ -129,21 +129,4 @@ START_TEST(what_an_instruction_does)
 }
 END_TEST
 
-int main(void)
-{
-	TCase *c = tcase_create("recover");
-	Suite *s = suite_create("recover");
-	SRunner *sr;
-	int failed;
-
-	tcase_set_timeout(c, 30);
-	tcase_add_test(c, ring0_int3_and_fwait);
-	tcase_add_test(c, others_are_left_alone);
-	tcase_add_test(c, what_an_instruction_does);
-	suite_add_tcase(s, c);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("recover", ring0_int3_and_fwait, others_are_left_alone, what_an_instruction_does)

@@ -2,7 +2,6 @@
 /* The brake on a vCPU's thread, and the count of its writes. */
 #include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,6 +10,7 @@
 #include "kvm/vcpu_stats.h"
 #include "mem/bits.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 #include "vmm/cpu.h"
 #include "vmm/cpu_slice.h"
 
@@ -189,23 +189,4 @@ START_TEST(counts_writes)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("slice");
-	TCase *c = tcase_create("slice");
-	SRunner *r;
-	int failed;
-
-	tcase_set_timeout(c, 120);
-	tcase_add_test(c, takes_its_share);
-	tcase_add_test(c, stops_at_once);
-	tcase_add_test(c, idle);
-	tcase_add_test(c, arithmetic);
-	tcase_add_test(c, counts_writes);
-	suite_add_tcase(s, c);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("slice", takes_its_share, stops_at_once, idle, arithmetic, counts_writes)

@@ -10,6 +10,7 @@
 #include "kvm/vcpu_state.h"
 #include "kvm/vm_state.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 
 #define LAPIC_LVT_TIMER 0x320
 #define LAPIC_SVR       0xf0
@@ -545,29 +546,6 @@ START_TEST(tsc_does_not_go_back)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("state");
-	TCase *c = tcase_create("state");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 60);
-	tcase_add_test(c, round_trip);
-	tcase_add_test(c, through_bytes);
-	tcase_add_test(c, moved_guest_goes_on);
-	tcase_add_test(c, lapic_timer_keeps_ticking);
-	tcase_add_test(c, deadline_timer_is_moved);
-	tcase_add_test(c, msr_refusals);
-	tcase_add_test(c, check_refuses);
-	tcase_add_test(c, random_damage);
-	tcase_add_test(c, irq_and_pit);
-	tcase_add_test(c, clock_goes_on);
-	tcase_add_test(c, tsc_arithmetic);
-	tcase_add_test(c, tsc_does_not_go_back);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("state", round_trip, through_bytes, moved_guest_goes_on, lapic_timer_keeps_ticking,
+      deadline_timer_is_moved, msr_refusals, check_refuses, random_damage, irq_and_pit,
+      clock_goes_on, tsc_arithmetic, tsc_does_not_go_back)

@@ -10,6 +10,7 @@
 
 #include "kvm/cpuid.h"
 #include "tests/kvm/support/vmtest.h"
+#include "tests/support/suite.h"
 
 #define PORT 0x10
 
@@ -297,27 +298,6 @@ START_TEST(cpuid_refuses_missing_features)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("vm");
-	TCase *c = tcase_create("vm");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(c, 30);
-	tcase_add_test(c, port_io);
-	tcase_add_test(c, string_io);
-	tcase_add_test(c, mmio);
-	tcase_add_test(c, emulation_failure_is_described);
-	tcase_add_test(c, triple_fault);
-	tcase_add_test(c, immediate_exit_completes_io);
-	tcase_add_test(c, sixty_four_vcpus);
-	tcase_add_test(c, no_such_device);
-	tcase_add_test(c, cpuid_topology);
-	tcase_add_test(c, cpuid_refuses_missing_features);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed != 0;
-}
+SUITE("vm", port_io, string_io, mmio, emulation_failure_is_described, triple_fault,
+      immediate_exit_completes_io, sixty_four_vcpus, no_such_device, cpuid_topology,
+      cpuid_refuses_missing_features)

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/boot_fixture.h"
 #include "vmm/acpi/acpi.h"
 #include "vmm/boot/mptable.h"
@@ -284,11 +285,5 @@ START_TEST(only_when_asked)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {fixed_registers, devices, too_many, iasl, only_when_asked};
-	TCase *tc = boot_case(tests, sizeof(tests) / sizeof(tests[0]));
-
-	tcase_add_loop_test(tc, processors, 0, sizeof(counts) / sizeof(counts[0]));
-	return run_boot_case(tc, "acpi");
-}
+SUITE_WITH("acpi", boot_setup, boot_teardown, fixed_registers, devices, too_many, iasl,
+	   only_when_asked, EACH(processors, counts))

@@ -2,8 +2,8 @@
 /* ACPI's fixed registers: power-off, the power button and its interrupt, the state. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 
+#include "tests/support/suite.h"
 #include "vmm/dev/acpi_pm.h"
 
 static struct io_bus bus;
@@ -141,20 +141,4 @@ START_TEST(ports_taken)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {power_off, button, state, ports_taken};
-	Suite *s = suite_create("acpi_pm");
-	TCase *tc = tcase_create("acpi_pm");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	tcase_add_checked_fixture(tc, setup, teardown);
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("acpi_pm", setup, teardown, power_off, button, state, ports_taken)

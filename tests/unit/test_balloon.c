@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/balloon_fixture.h"
 #include "virtio/mmio.h"
 
@@ -306,24 +307,7 @@ START_TEST(bad_states_refused)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		features,
-		inflates_and_deflates,
-		private_memory_is_returned,
-		shared_memory_is_returned,
-		pages_outside_ram_are_ignored,
-		odd_page_lists,
-		target_and_actual,
-		reports,
-		poisoned_pages_stay,
-		statistics,
-		statistics_by_timer,
-		statistics_of_any_size,
-		bad_states_refused,
-	};
-
-	return vdrv_run_tests("balloon", balloon_setup, balloon_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("balloon", balloon_setup, balloon_teardown, features, inflates_and_deflates,
+	   private_memory_is_returned, shared_memory_is_returned, pages_outside_ram_are_ignored,
+	   odd_page_lists, target_and_actual, reports, poisoned_pages_stay, statistics,
+	   statistics_by_timer, statistics_of_any_size, bad_states_refused)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/balloon_fixture.h"
 
 #define HINT_Q 2
@@ -286,14 +287,6 @@ START_TEST(endless_hints_delay_nobody)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		round_of_hints,   hints_of_other_rounds_are_dropped,
-		malformed_hints,  reset_in_a_round,
-		moves_in_a_round, endless_hints_delay_nobody,
-	};
-
-	return vdrv_run_tests("balloon_hint", balloon_setup, balloon_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("balloon_hint", balloon_setup, balloon_teardown, round_of_hints,
+	   hints_of_other_rounds_are_dropped, malformed_hints, reset_in_a_round, moves_in_a_round,
+	   endless_hints_delay_nobody)

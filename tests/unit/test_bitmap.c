@@ -221,4 +221,4 @@ START_TEST(two_threads)
 }
 END_TEST
 
-PAIR_MAIN("bitmap", 60, model, shapes, two_threads)
+PAIR_SUITE("bitmap", model, shapes, two_threads)

@@ -3,7 +3,6 @@
 #include <check.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "mem/bits.h"
@@ -272,4 +271,4 @@ START_TEST(two_finders)
 }
 END_TEST
 
-PAIR_MAIN("bitset", 60, random_operations, every_shift, shapes, four_threads, two_finders)
+PAIR_SUITE("bitset", random_operations, every_shift, shapes, four_threads, two_finders)

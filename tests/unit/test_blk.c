@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/blk_fixture.h"
 
 START_TEST(identity)
@@ -265,22 +266,6 @@ START_TEST(another_disk_is_refused)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		identity,
-		reads_and_writes,
-		any_layout,
-		refused_requests,
-		no_request_at_all,
-		discard_and_zeroes,
-		read_only,
-		direct,
-		file_becomes_shorter,
-		bad_disks,
-		another_disk_is_refused,
-	};
-
-	return vdrv_run_tests("blk", blk_setup, blk_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("blk", blk_setup, blk_teardown, identity, reads_and_writes, any_layout, refused_requests,
+	   no_request_at_all, discard_and_zeroes, read_only, direct, file_becomes_shorter,
+	   bad_disks, another_disk_is_refused)

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/blk_fixture.h"
 
 #define N 200
@@ -203,15 +204,6 @@ START_TEST(random_requests)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		storm_of_requests, storm_with_moves,
-		storm_on_queues,   more_requests_than_the_pool,
-		reset_under_load,  queue_taken_away_under_load,
-		random_requests,
-	};
-
-	return vdrv_run_tests("blk_load", blk_setup, blk_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("blk_load", blk_setup, blk_teardown, storm_of_requests, storm_with_moves,
+	   storm_on_queues, more_requests_than_the_pool, reset_under_load,
+	   queue_taken_away_under_load, random_requests)

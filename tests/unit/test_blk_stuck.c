@@ -16,6 +16,7 @@
 #include <linux/fuse.h>
 
 #include "base/clock.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/blk_fixture.h"
 
 #define CONTENT       'x'
@@ -188,19 +189,4 @@ START_TEST(stuck_read_keeps_its_memory)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("blk stuck");
-	TCase *c = tcase_create("blk stuck");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_add_checked_fixture(c, blk_setup, blk_teardown);
-	tcase_add_test(c, stuck_read_keeps_its_memory);
-	tcase_set_timeout(c, 60);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
-}
+SUITE_WITH("blk stuck", blk_setup, blk_teardown, stuck_read_keeps_its_memory)

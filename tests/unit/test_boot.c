@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* ELF and PVH: what is loaded, what is refused, and that no damaged image breaks anything. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/boot_fixture.h"
 #include "vmm/boot/places.h"
 
@@ -323,23 +323,7 @@ START_TEST(places)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {pvh_shapes,
-				      pvh_memory_map,
-				      pvh_initrd,
-				      initrd_refused,
-				      information_finds_room,
-				      command_line_bound,
-				      no_kernel,
-				      wrong_notes,
-				      outside_ram,
-				      overlapping_segments,
-				      places};
-	TCase *tc = boot_case(tests, sizeof(tests) / sizeof(tests[0]));
-
-	tcase_add_loop_test(tc, damaged_elf, 0, sizeof(damages) / sizeof(damages[0]));
-	tcase_add_loop_test(tc, cut_at_every_byte, 0, sizeof(shapes) / sizeof(shapes[0]));
-	tcase_add_loop_test(tc, every_byte_changed, 0, sizeof(shapes) / sizeof(shapes[0]));
-	return run_boot_case(tc, "boot");
-}
+SUITE_WITH("boot", boot_setup, boot_teardown, pvh_shapes, pvh_memory_map, pvh_initrd,
+	   initrd_refused, information_finds_room, command_line_bound, no_kernel, wrong_notes,
+	   outside_ram, overlapping_segments, places, EACH(damaged_elf, damages),
+	   EACH(cut_at_every_byte, shapes), EACH(every_byte_changed, shapes))

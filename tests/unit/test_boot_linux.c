@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/boot_fixture.h"
 
 #define SECTORS      3u /* of set-up code */
@@ -327,13 +328,6 @@ START_TEST(every_byte_changed)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		params, initrd, linux_args, limits, cut_at_every_byte, every_byte_changed};
-	TCase *tc = boot_case(tests, sizeof(tests) / sizeof(tests[0]));
-
-	tcase_add_loop_test(tc, placement, 0, sizeof(placements) / sizeof(placements[0]));
-	tcase_add_loop_test(tc, damaged, 0, sizeof(damages) / sizeof(damages[0]));
-	return run_boot_case(tc, "boot_linux");
-}
+SUITE_WITH("boot_linux", boot_setup, boot_teardown, params, initrd, linux_args, limits,
+	   cut_at_every_byte, every_byte_changed, EACH(placement, placements),
+	   EACH(damaged, damages))

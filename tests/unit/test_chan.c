@@ -532,6 +532,6 @@ START_TEST(linger)
 }
 END_TEST
 
-PAIR_MAIN("chan", 60, whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline,
-	  deadline_in_a_flood, peer_closes, peer_resets, too_many_pieces, abort_ends_waits,
-	  abort_before, close_under_way, wait_readable, last_words, linger)
+PAIR_SUITE("chan", whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline,
+	   deadline_in_a_flood, peer_closes, peer_resets, too_many_pieces, abort_ends_waits,
+	   abort_before, close_under_way, wait_readable, last_words, linger)

@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/serial_fixture.h"
 #include "vmm/dev/chardev.h"
 
@@ -528,27 +529,9 @@ START_TEST(input_that_moves_is_bounded)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {file_gets_output,
-				      full_disk,
-				      fifo_without_reader,
-				      bad_specs,
-				      socket_life,
-				      stale_socket_is_removed,
-				      foreign_socket_stays,
-				      socket_exchange,
-				      one_client_at_a_time,
-				      gone_client_makes_way,
-				      half_closed_client,
-				      input_outlives_failed_output,
-				      full_ring_holds_the_guest,
-				      full_ring_is_freed_by_hangup,
-				      oldest_makes_way_without_client,
-				      pty_exchange,
-				      pty_full_ring,
-				      input_moves,
-				      input_that_moves_is_bounded};
-
-	return run_serial_tests("chardev", tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("chardev", serial_setup, serial_teardown, file_gets_output, full_disk,
+	   fifo_without_reader, bad_specs, socket_life, stale_socket_is_removed,
+	   foreign_socket_stays, socket_exchange, one_client_at_a_time, gone_client_makes_way,
+	   half_closed_client, input_outlives_failed_output, full_ring_holds_the_guest,
+	   full_ring_is_freed_by_hangup, oldest_makes_way_without_client, pty_exchange,
+	   pty_full_ring, input_moves, input_that_moves_is_bounded)

@@ -8,6 +8,7 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/serial_fixture.h"
 #include "vmm/dev/chardev.h"
 
@@ -234,10 +235,5 @@ START_TEST(terminal_is_always_read)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {stdio_pipes, stdio_regular_files, stdio_closed,
-				      stdio_terminal, terminal_is_always_read};
-
-	return run_serial_tests("chardev stdio", tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("chardev stdio", serial_setup, serial_teardown, stdio_pipes, stdio_regular_files,
+	   stdio_closed, stdio_terminal, terminal_is_always_read)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "tests/support/suite.h"
 #include "vmm/cli/client.h"
 #include "vmm/ctl/path.h"
 
@@ -259,25 +260,5 @@ START_TEST(nobody)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("client");
-	TCase *t = tcase_create("client");
-	SRunner *r;
-	int failed;
-
-	tcase_add_checked_fixture(t, setup, teardown);
-	tcase_set_timeout(t, 20);
-	tcase_add_test(t, calls);
-	tcase_add_loop_test(t, failures, 0, sizeof(failing) / sizeof(failing[0]));
-	tcase_add_test(t, terminals_are_safe);
-	tcase_add_test(t, waits_for_the_end);
-	tcase_add_test(t, only_utf8);
-	tcase_add_test(t, nobody);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("client", setup, teardown, calls, EACH(failures, failing), terminals_are_safe,
+	   waits_for_the_end, only_utf8, nobody)

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "vmm/cli/progress.h"
 #include "vmm/ctl/migrate_info.h"
 
@@ -424,29 +425,5 @@ START_TEST(strange_answers)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("migration figures");
-	TCase *t = tcase_create("figures");
-	SRunner *r;
-	int failed;
-
-	tcase_add_test(t, active);
-	tcase_add_test(t, other_states);
-	tcase_add_test(t, large_numbers);
-	tcase_add_test(t, zero_copy_words);
-	tcase_add_test(t, params);
-	tcase_add_test(t, capabilities);
-	tcase_add_test(t, slowed);
-	tcase_add_test(t, tokens);
-	tcase_add_test(t, lines);
-	tcase_add_test(t, ends_and_hints);
-	tcase_add_test(t, summary_of_a_save);
-	tcase_add_test(t, strange_answers);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("migration figures", active, other_states, large_numbers, zero_copy_words, params,
+      capabilities, slowed, tokens, lines, ends_and_hints, summary_of_a_save, strange_answers)

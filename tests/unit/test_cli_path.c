@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "vmm/ctl/path.h"
 
 static char base[] = "/tmp/ferry-test-XXXXXX";
@@ -268,28 +269,6 @@ START_TEST(finding)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("control paths");
-	TCase *t = tcase_create("paths");
-	SRunner *r;
-	int failed;
-
-	tcase_add_checked_fixture(t, setup, teardown);
-	tcase_set_timeout(t, 20);
-	tcase_add_test(t, default_places);
-	tcase_add_test(t, runtime_dir_of_this_user);
-	tcase_add_test(t, too_long);
-	tcase_add_test(t, directories);
-	tcase_add_test(t, directory_of_another);
-	tcase_add_test(t, directory_of_user);
-	tcase_add_test(t, listening);
-	tcase_add_test(t, lock_is_bounded);
-	tcase_add_test(t, finding);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("control paths", setup, teardown, default_places, runtime_dir_of_this_user, too_long,
+	   directories, directory_of_another, directory_of_user, listening, lock_is_bounded,
+	   finding)

@@ -2,12 +2,12 @@
 /* The byte codec; with it the checksum and the errors, which need little. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/codec.h"
 #include "base/crc32c.h"
 #include "base/err.h"
+#include "tests/support/suite.h"
 
 static void put_all(struct wbuf *w)
 {
@@ -247,21 +247,5 @@ START_TEST(errors)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		both_orders, writer_bound, writer_grows, writer_texts, writer_goes_back,
-		reader_ends, reader_texts, crc,          errors};
-	Suite *s = suite_create("codec");
-	TCase *tc = tcase_create("codec");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("codec", both_orders, writer_bound, writer_grows, writer_texts, writer_goes_back, reader_ends,
+      reader_texts, crc, errors)

@@ -203,4 +203,4 @@ START_TEST(hostile)
 }
 END_TEST
 
-PAIR_MAIN("compress", 120, slow_link, incompressible, racing_writer, decisions, hostile)
+PAIR_SUITE("compress", slow_link, incompressible, racing_writer, decisions, hostile)

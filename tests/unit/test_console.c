@@ -5,6 +5,7 @@
 
 #include <linux/virtio_config.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/vdriver.h"
 #include "virtio/console.h"
 
@@ -244,17 +245,5 @@ START_TEST(wrong_directions)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		output_of_any_shape,
-		slow_backend,
-		reset_drops_half_a_buffer,
-		buffer_shrinks_while_it_waits,
-		input,
-		input_waits_for_the_other_side,
-		wrong_directions,
-	};
-
-	return vdrv_run_tests("console", setup, teardown, tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("console", setup, teardown, output_of_any_shape, slow_backend, reset_drops_half_a_buffer,
+	   buffer_shrinks_while_it_waits, input, input_waits_for_the_other_side, wrong_directions)

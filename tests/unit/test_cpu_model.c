@@ -10,6 +10,7 @@
 
 #include "kvm/cpu_model.h"
 #include "kvm/cpuid.h"
+#include "tests/support/suite.h"
 
 #define ENTRIES 16
 
@@ -370,27 +371,5 @@ START_TEST(fits)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("cpu-model");
-	TCase *c = tcase_create("cpu-model");
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	tcase_add_test(c, table);
-	tcase_add_test(c, places);
-	tcase_add_test(c, texts);
-	tcase_add_loop_test(c, good, 0, (int)(sizeof(good_models) / sizeof(good_models[0])));
-	tcase_add_loop_test(c, bad, 0, (int)(sizeof(bad_models) / sizeof(bad_models[0])));
-	tcase_add_test(c, too_long);
-	tcase_add_test(c, host_is_all);
-	tcase_add_test(c, less);
-	tcase_add_test(c, baseline);
-	tcase_add_test(c, judged);
-	tcase_add_test(c, fits);
-	suite_add_tcase(s, c);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("cpu-model", table, places, texts, EACH(good, good_models), EACH(bad, bad_models), too_long,
+      host_is_all, less, baseline, judged, fits)

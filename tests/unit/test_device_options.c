@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "vmm/cli/device_options.h"
 #include "vmm/cli/run_options.h"
 #include "vmm/dev/mmio_bus.h"
@@ -209,24 +210,4 @@ START_TEST(memory_bus)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("device_options");
-	TCase *t = tcase_create("all");
-	SRunner *r;
-	int failed;
-
-	tcase_add_test(t, disks);
-	tcase_add_test(t, nets);
-	tcase_add_loop_test(t, refusals, 0, sizeof(refused) / sizeof(refused[0]));
-	tcase_add_test(t, too_long);
-	tcase_add_test(t, several);
-	tcase_add_test(t, stdio);
-	tcase_add_test(t, memory_bus);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
-}
+SUITE("device_options", disks, nets, EACH(refusals, refused), too_long, several, stdio, memory_bus)

@@ -2,11 +2,11 @@
 /* The port I/O bus, the real-time clock, and the ways to reset. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
+#include "tests/support/suite.h"
 #include "vmm/dev/bus.h"
 #include "vmm/dev/cmos.h"
 #include "vmm/dev/reset.h"
@@ -464,33 +464,6 @@ START_TEST(reset_state)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		bus_routes,
-		bus_unclaimed,
-		bus_refuses,
-		cmos_tells_host_time,
-		cmos_set_and_formats,
-		cmos_garbage_time,
-		cmos_memory_sizes,
-		cmos_state,
-		reset_by_keyboard_controller,
-		keyboard_controller_at_rest,
-		reset_by_control_register,
-		debug_exit,
-		reset_state,
-	};
-	Suite *s = suite_create("devices");
-	TCase *tc = tcase_create("devices");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("devices", bus_routes, bus_unclaimed, bus_refuses, cmos_tells_host_time, cmos_set_and_formats,
+      cmos_garbage_time, cmos_memory_sizes, cmos_state, reset_by_keyboard_controller,
+      keyboard_controller_at_rest, reset_by_control_register, debug_exit, reset_state)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "mem/digest.h"
+#include "tests/support/suite.h"
 
 #define MIB   (1ull << 20)
 #define PAGES (48 * MIB / MEM_PAGE_BYTES)
@@ -86,21 +87,4 @@ START_TEST(blocks_differ_by_their_place)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("digest");
-	TCase *t = tcase_create("digest");
-	SRunner *r;
-	int failed;
-
-	tcase_set_timeout(t, 60);
-	tcase_add_test(t, the_same_memory_has_the_same);
-	tcase_add_test(t, any_difference_is_seen);
-	tcase_add_test(t, blocks_differ_by_their_place);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
-}
+SUITE("digest", the_same_memory_has_the_same, any_difference_is_seen, blocks_differ_by_their_place)

@@ -225,5 +225,5 @@ START_TEST(taken_back_and_failed)
 }
 END_TEST
 
-PAIR_MAIN("downtime", 60, foreseen, impossible, cannot_load, cannot_rehearse, slow_pause,
-	  slow_collect, slow_sync, slow_load, taken_back_often, taken_back_and_failed)
+PAIR_SUITE("downtime", foreseen, impossible, cannot_load, cannot_rehearse, slow_pause, slow_collect,
+	   slow_sync, slow_load, taken_back_often, taken_back_and_failed)

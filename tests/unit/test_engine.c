@@ -311,6 +311,6 @@ START_TEST(called_off_half_way)
 }
 END_TEST
 
-PAIR_MAIN("engine", 60, idle, over_unix_socket, racing_writer, host_writes, many_short_ones,
-	  slow_link, bandwidth_limit, tiny_bandwidth, all_zero, zero_and_back, paused_guest,
-	  two_blocks, limit_is_live, called_off, called_off_half_way)
+PAIR_SUITE("engine", idle, over_unix_socket, racing_writer, host_writes, many_short_ones, slow_link,
+	   bandwidth_limit, tiny_bandwidth, all_zero, zero_and_back, paused_guest, two_blocks,
+	   limit_is_live, called_off, called_off_half_way)

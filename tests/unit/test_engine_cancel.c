@@ -7,7 +7,6 @@
 #include <check.h>
 #include <netinet/in.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -327,6 +326,6 @@ START_TEST(dest_freed)
 }
 END_TEST
 
-PAIR_MAIN("engine-cancel", 60, in_setup, while_connecting, at_once, while_active, while_limited,
-	  while_rehearsing, while_syncing, while_pausing, while_collecting, while_loading,
-	  at_any_time, after_the_commit, by_free, dest_freed)
+PAIR_SUITE("engine-cancel", in_setup, while_connecting, at_once, while_active, while_limited,
+	   while_rehearsing, while_syncing, while_pausing, while_collecting, while_loading,
+	   at_any_time, after_the_commit, by_free, dest_freed)

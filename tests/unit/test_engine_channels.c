@@ -270,6 +270,6 @@ START_TEST(cancelled)
 }
 END_TEST
 
-PAIR_MAIN("engine-channels", 90, idle, over_unix_socket, racing_writers, many_short_ones,
-	  bandwidth_limit, called_off_half_way, called_off_at_the_end, shared_switchover,
-	  callbacks_fail, cancelled)
+PAIR_SUITE("engine-channels", idle, over_unix_socket, racing_writers, many_short_ones,
+	   bandwidth_limit, called_off_half_way, called_off_at_the_end, shared_switchover,
+	   callbacks_fail, cancelled)

@@ -5,7 +5,6 @@
  * exactly one side.
  */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -499,5 +498,5 @@ START_TEST(alive_beside_a_failure)
 }
 END_TEST
 
-PAIR_MAIN("engine-channels-faults", 120, one_is_slow, one_is_cut, newer_overtakes_older, strangers,
-	  crowd, numbers, gone_while_joining, too_few, others_misbehave, alive_beside_a_failure)
+PAIR_SUITE("engine-channels-faults", one_is_slow, one_is_cut, newer_overtakes_older, strangers,
+	   crowd, numbers, gone_while_joining, too_few, others_misbehave, alive_beside_a_failure)

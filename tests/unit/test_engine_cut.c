@@ -5,7 +5,6 @@
  */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/support/pair.h"
@@ -156,4 +155,4 @@ START_TEST(to_the_source)
 }
 END_TEST
 
-PAIR_MAIN("engine-cut", 120, to_the_destination, to_the_source)
+PAIR_SUITE("engine-cut", to_the_destination, to_the_source)

@@ -177,5 +177,5 @@ START_TEST(out_of_order)
 }
 END_TEST
 
-PAIR_MAIN("engine-early", 120, admitted, not_admitted, admit_fails, other_number, none_at_all,
-	  malformed, out_of_order)
+PAIR_SUITE("engine-early", admitted, not_admitted, admit_fails, other_number, none_at_all,
+	   malformed, out_of_order)

@@ -2,7 +2,6 @@
 /* Machines that do not match, peers that are no ferry, callbacks that fail. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -378,7 +377,7 @@ START_TEST(taking_over_fails)
 }
 END_TEST
 
-PAIR_MAIN("engine-faults", 60, other_ram_size, other_machine, section_twice, source_meets_others,
-	  source_meets_odd_frames, nobody_there, destination_meets_others, silent_client,
-	  callbacks_fail, last_harvest_fails, resume_fails, paused_guest_stays_paused,
-	  taking_over_fails)
+PAIR_SUITE("engine-faults", other_ram_size, other_machine, section_twice, source_meets_others,
+	   source_meets_odd_frames, nobody_there, destination_meets_others, silent_client,
+	   callbacks_fail, last_harvest_fails, resume_fails, paused_guest_stays_paused,
+	   taking_over_fails)

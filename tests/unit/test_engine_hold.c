@@ -132,5 +132,5 @@ START_TEST(each_time_anew)
 }
 END_TEST
 
-PAIR_MAIN("engine-hold", 60, held_and_continued, cancelled, nothing_to_continue, dest_gone,
-	  each_time_anew)
+PAIR_SUITE("engine-hold", held_and_continued, cancelled, nothing_to_continue, dest_gone,
+	   each_time_anew)

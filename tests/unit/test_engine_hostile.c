@@ -254,4 +254,4 @@ START_TEST(pages)
 }
 END_TEST
 
-PAIR_MAIN("engine-hostile", 120, headers, hellos, out_of_order, pages)
+PAIR_SUITE("engine-hostile", headers, hellos, out_of_order, pages)

@@ -191,4 +191,4 @@ START_TEST(unknown_optional)
 }
 END_TEST
 
-PAIR_MAIN("engine-hostile-end", 120, sections, ends, commits, unknown_optional)
+PAIR_SUITE("engine-hostile-end", sections, ends, commits, unknown_optional)

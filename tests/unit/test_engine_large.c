@@ -94,4 +94,4 @@ START_TEST(holes)
 }
 END_TEST
 
-PAIR_MAIN("engine_large", 600, holes)
+PAIR_SUITE("engine_large", holes)

@@ -5,7 +5,6 @@
  * TCP lives is noticed.
  */
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -99,4 +98,4 @@ START_TEST(one_stalls)
 }
 END_TEST
 
-PAIR_MAIN("engine-overlap", 180, passes_overlap, one_stalls)
+PAIR_SUITE("engine-overlap", passes_overlap, one_stalls)

@@ -186,5 +186,5 @@ START_TEST(cannot_clear)
 }
 END_TEST
 
-PAIR_MAIN("engine-replay", 120, as_it_was, truncated, flipped, frames_moved, forced,
-	  decided_in_vain, cannot_clear)
+PAIR_SUITE("engine-replay", as_it_was, truncated, flipped, frames_moved, forced, decided_in_vain,
+	   cannot_clear)

@@ -2,7 +2,6 @@
 /* Migrations of a guest that writes faster than the wire carries: it is slowed, and let go again.
  */
 #include <check.h>
-#include <stdlib.h>
 
 #include "tests/unit/support/pair.h"
 #include "tests/unit/support/proxy.h"
@@ -274,27 +273,5 @@ START_TEST(not_needed)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *suite = suite_create("engine throttle");
-	TCase *tc = tcase_create("engine throttle");
-	SRunner *runner;
-	int failed;
-
-	synth_quiet();
-	tcase_set_timeout(tc, 120);
-	tcase_add_loop_test(tc, converges, 0, 3);
-	tcase_add_test(tc, dirty_limit);
-	tcase_add_test(tc, cancelled);
-	tcase_add_test(tc, fails);
-	tcase_add_test(tc, fails_while_it_reads);
-	tcase_add_loop_test(tc, stays_off, 0, 2);
-	tcase_add_test(tc, not_needed);
-	tcase_add_test(tc, slow_rehearsal);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+PAIR_SUITE("engine throttle", TIMES(3, converges), dirty_limit, cancelled, fails,
+	   fails_while_it_reads, TIMES(2, stays_off), not_needed, slow_rehearsal)

@@ -78,4 +78,4 @@ START_TEST(no_hints)
 }
 END_TEST
 
-PAIR_MAIN("engine-verify", 60, the_same_on_both_sides, a_lost_write_is_found, no_hints)
+PAIR_SUITE("engine-verify", the_same_on_both_sides, a_lost_write_is_found, no_hints)

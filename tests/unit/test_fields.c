@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/fields.h"
+#include "tests/support/suite.h"
 
 struct inner {
 	uint16_t a;
@@ -200,20 +201,5 @@ START_TEST(any_bytes_are_survived)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {encodes_in_order, decodes_the_same, both_orders,
-				      ends_early,       count_above_room, any_bytes_are_survived};
-	Suite *s = suite_create("fields");
-	TCase *tc = tcase_create("fields");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("fields", encodes_in_order, decodes_the_same, both_orders, ends_early, count_above_room,
+      any_bytes_are_survived)

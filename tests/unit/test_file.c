@@ -397,6 +397,6 @@ START_TEST(state_refused)
 }
 END_TEST
 
-PAIR_MAIN("file", 60, comes_back, every_kind_of_ram, two_blocks, whoever_runs, direct,
-	  callbacks_fail, bad_places, link_is_followed, cancelled, other_shape, on_demand,
-	  on_demand_damaged, state_refused)
+PAIR_SUITE("file", comes_back, every_kind_of_ram, two_blocks, whoever_runs, direct, callbacks_fail,
+	   bad_places, link_is_followed, cancelled, other_shape, on_demand, on_demand_damaged,
+	   state_refused)

@@ -210,4 +210,4 @@ START_TEST(absurd_fields)
 }
 END_TEST
 
-PAIR_MAIN("file_damage", 300, flipped_bits, cut_off, made_up, absurd_fields)
+PAIR_SUITE("file_damage", flipped_bits, cut_off, made_up, absurd_fields)

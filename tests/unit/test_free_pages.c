@@ -297,5 +297,5 @@ START_TEST(beside_another_sender)
 }
 END_TEST
 
-PAIR_MAIN("free-pages", 60, free_is_not_sent, log_wins, nonsense_is_harmless, silence_and_failure,
-	  beside_another_sender)
+PAIR_SUITE("free-pages", free_is_not_sent, log_wins, nonsense_is_harmless, silence_and_failure,
+	   beside_another_sender)

@@ -120,4 +120,4 @@ START_TEST(left_out)
 }
 END_TEST
 
-PAIR_MAIN("free-ranges", 60, what_is_taken, left_out)
+PAIR_SUITE("free-ranges", what_is_taken, left_out)

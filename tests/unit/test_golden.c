@@ -65,4 +65,4 @@ START_TEST(version_1_verified)
 }
 END_TEST
 
-PAIR_MAIN("golden", 60, version_1, version_1_verified)
+PAIR_SUITE("golden", version_1, version_1_verified)

@@ -359,5 +359,5 @@ START_TEST(slow_is_not_dead)
 }
 END_TEST
 
-PAIR_MAIN("heartbeat", 60, idle_is_not_dead, silent_is_dead, stuck_is_not_dead, between_frames,
-	  dead_line, slow_is_not_dead)
+PAIR_SUITE("heartbeat", idle_is_not_dead, silent_is_dead, stuck_is_not_dead, between_frames,
+	   dead_line, slow_is_not_dead)

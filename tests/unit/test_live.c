@@ -2,7 +2,6 @@
 /* Saving a guest that runs: the file is the guest of one moment, whatever was written meanwhile. */
 #include <check.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -199,4 +198,4 @@ START_TEST(pages_come_and_go)
 }
 END_TEST
 
-PAIR_MAIN("live", 120, same_as_the_guest, goes_on, callbacks_fail, cancelled, pages_come_and_go)
+PAIR_SUITE("live", same_as_the_guest, goes_on, callbacks_fail, cancelled, pages_come_and_go)

@@ -21,7 +21,7 @@
 #include "base/clock.h"
 #include "migration/lookup.h"
 #include "migration/uri.h"
-#include "tests/unit/support/pair.h"
+#include "tests/support/suite.h"
 
 #define QUERY_BYTES 512
 #define DNS_HEADER  12
@@ -234,4 +234,4 @@ START_TEST(answered)
 }
 END_TEST
 
-PAIR_MAIN("lookup", 60, cancelled, in_time, answered)
+SUITE("lookup", cancelled, in_time, answered)

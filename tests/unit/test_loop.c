@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/loop.h"
+#include "tests/support/suite.h"
 
 static struct loop *loop;
 static int a[2], b[2]; /* pipes */
@@ -238,28 +238,5 @@ START_TEST(posts_of_two_threads)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {reads,
-				      modifies,
-				      hang_up,
-				      removal_inside_a_handler,
-				      same_number_another_descriptor,
-				      posts_in_order,
-				      waits_no_longer,
-				      posts_of_two_threads};
-	Suite *s = suite_create("loop");
-	TCase *tc = tcase_create("loop");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	tcase_add_checked_fixture(tc, setup, teardown);
-	tcase_set_timeout(tc, 60);
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("loop", setup, teardown, reads, modifies, hang_up, removal_inside_a_handler,
+	   same_number_another_descriptor, posts_in_order, waits_no_longer, posts_of_two_threads)

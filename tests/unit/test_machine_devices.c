@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "vmm/devices_impl.h"
 
 #define MAGIC     0x74726976u
@@ -187,22 +188,4 @@ START_TEST(state)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("machine_devices");
-	TCase *t = tcase_create("all");
-	SRunner *r;
-	int failed;
-
-	tcase_add_checked_fixture(t, setup, teardown);
-	tcase_add_test(t, places);
-	tcase_add_test(t, failures);
-	tcase_add_test(t, pause_fails);
-	tcase_add_test(t, state);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? 1 : 0;
-}
+SUITE_WITH("machine_devices", setup, teardown, places, failures, pause_fails, state)

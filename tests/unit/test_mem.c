@@ -13,6 +13,7 @@
 #include "mem/bits.h"
 #include "mem/mem.h"
 #include "mem/page.h"
+#include "tests/support/suite.h"
 
 #define MIB (1ull << 20)
 #define GIB (1ull << 30)
@@ -401,32 +402,6 @@ START_TEST(sums_leave_no_wide_registers)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {layout,
-				      sizes_refused,
-				      bounds,
-				      access_to_ram,
-				      memfd_backend,
-				      backend_names,
-				      host_marks,
-				      marks_of_two_threads,
-				      bits_like_the_model,
-				      word_masks,
-				      zero_pages,
-				      sums_are_the_same_everywhere,
-				      sums_leave_no_wide_registers};
-	Suite *s = suite_create("mem");
-	TCase *tc = tcase_create("mem");
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	tcase_set_timeout(tc, 60);
-	for (size_t i = 0; i < sizeof(tests) / sizeof(tests[0]); i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("mem", layout, sizes_refused, bounds, access_to_ram, memfd_backend, backend_names, host_marks,
+      marks_of_two_threads, bits_like_the_model, word_masks, zero_pages,
+      sums_are_the_same_everywhere, sums_leave_no_wide_registers)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The MultiProcessor tables, read as a kernel reads them. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/boot_fixture.h"
 #include "vmm/boot/mptable.h"
 
@@ -109,11 +109,4 @@ START_TEST(only_when_asked)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {only_when_asked};
-	TCase *tc = boot_case(tests, 1);
-
-	tcase_add_loop_test(tc, tables, 0, sizeof(counts) / sizeof(counts[0]));
-	return run_boot_case(tc, "mptable");
-}
+SUITE_WITH("mptable", boot_setup, boot_teardown, only_when_asked, EACH(tables, counts))

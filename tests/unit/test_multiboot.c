@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The Multiboot loader. */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/boot_fixture.h"
 
 static void check_multiboot_info(const char *module)
@@ -161,11 +161,5 @@ START_TEST(multiboot_bad_header)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {multiboot_elf, multiboot_demands, multiboot_bad_header};
-	TCase *tc = boot_case(tests, sizeof(tests) / sizeof(tests[0]));
-
-	tcase_add_loop_test(tc, multiboot_raw, 0, sizeof(raws) / sizeof(raws[0]));
-	return run_boot_case(tc, "multiboot");
-}
+SUITE_WITH("multiboot", boot_setup, boot_teardown, multiboot_elf, multiboot_demands,
+	   multiboot_bad_header, EACH(multiboot_raw, raws))

@@ -12,6 +12,7 @@
 #include <linux/if_packet.h>
 
 #include "base/clock.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/net_fixture.h"
 
 START_TEST(addresses)
@@ -402,23 +403,6 @@ START_TEST(tap)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		addresses,
-		bad_backends,
-		sends,
-		receives,
-		frames_wait_for_buffers,
-		too_large_without_merging,
-		bad_receive_buffers,
-		slow_peer,
-		control_queue,
-		announces_after_a_move,
-		bad_states_refused,
-		tap,
-	};
-
-	return vdrv_run_tests("net", net_setup, net_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("net", net_setup, net_teardown, addresses, bad_backends, sends, receives,
+	   frames_wait_for_buffers, too_large_without_merging, bad_receive_buffers, slow_peer,
+	   control_queue, announces_after_a_move, bad_states_refused, tap)

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/net_fixture.h"
 
 static void stream_write(const void *data, size_t n)
@@ -166,15 +167,5 @@ START_TEST(datagrams_by_name)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		stream_frames,
-		stream_slow_peer,
-		stream_peer_goes,
-		datagrams_by_name,
-	};
-
-	return vdrv_run_tests("net_socket", net_setup, net_teardown, tests,
-			      sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("net_socket", net_setup, net_teardown, stream_frames, stream_slow_peer, stream_peer_goes,
+	   datagrams_by_name)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "vmm/cli/run_options.h"
 
 #define WORDS 32
@@ -293,27 +294,5 @@ START_TEST(ranges)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("options");
-	TCase *t = tcase_create("run");
-	SRunner *r;
-	int failed;
-
-	tcase_add_test(t, defaults);
-	tcase_add_test(t, all_of_them);
-	tcase_add_loop_test(t, good, 0, sizeof(accepted) / sizeof(accepted[0]));
-	tcase_add_test(t, incoming);
-	tcase_add_loop_test(t, bad, 0, sizeof(refused) / sizeof(refused[0]));
-	tcase_add_test(t, long_paths);
-	tcase_add_test(t, help);
-	tcase_add_test(t, sizes);
-	tcase_add_test(t, size_texts);
-	tcase_add_test(t, ranges);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("options", defaults, all_of_them, EACH(good, accepted), incoming, EACH(bad, refused),
+      long_paths, help, sizes, size_texts, ranges)

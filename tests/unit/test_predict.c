@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 #include "migration/predict.h"
-#include "tests/unit/support/pair.h"
+#include "tests/support/suite.h"
 
 #define MS NS_PER_MS
 
@@ -132,5 +132,4 @@ START_TEST(the_sum)
 }
 END_TEST
 
-PAIR_MAIN("predict", 10, names, allowances, middle_of_the_last, least_of_the_last, what_overran,
-	  the_sum)
+SUITE("predict", names, allowances, middle_of_the_last, least_of_the_last, what_overran, the_sum)

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/support/suite.h"
 #include "vmm/ctl/qmp.h"
 
 struct calls {
@@ -508,34 +509,7 @@ START_TEST(noise)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("qmp");
-	TCase *t = tcase_create("protocol");
-	SRunner *r;
-	int failed;
-
-	tcase_add_checked_fixture(t, NULL, teardown);
-	tcase_add_test(t, negotiation);
-	tcase_add_test(t, ids_are_echoed);
-	tcase_add_test(t, arguments);
-	tcase_add_test(t, failures);
-	tcase_add_loop_test(t, malformed_lines, 0, sizeof(malformed) / sizeof(malformed[0]));
-	tcase_add_loop_test(t, reasons_are_told, 0, sizeof(reasons) / sizeof(reasons[0]));
-	tcase_add_test(t, nul_bytes);
-	tcase_add_test(t, pieces);
-	tcase_add_test(t, no_line_ends);
-	tcase_add_test(t, half_closed);
-	tcase_add_test(t, longest_line);
-	tcase_add_test(t, nesting);
-	tcase_add_test(t, events);
-	tcase_add_test(t, slow_client);
-	tcase_add_test(t, lists_commands);
-	tcase_add_test(t, noise);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("qmp", NULL, teardown, negotiation, ids_are_echoed, arguments, failures,
+	   EACH(malformed_lines, malformed), EACH(reasons_are_told, reasons), nul_bytes, pieces,
+	   no_line_ends, half_closed, longest_line, nesting, events, slow_client, lists_commands,
+	   noise)

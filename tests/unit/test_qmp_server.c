@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "vmm/ctl/path.h"
 #include "vmm/ctl/server.h"
 
@@ -347,29 +348,6 @@ START_TEST(no_descriptors)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *s = suite_create("qmp server");
-	TCase *t = tcase_create("socket");
-	SRunner *r;
-	int failed;
-
-	tcase_add_checked_fixture(t, setup, teardown);
-	tcase_set_timeout(t, 30);
-	tcase_add_test(t, talks);
-	tcase_add_test(t, half_close);
-	tcase_add_test(t, gone_at_once);
-	tcase_add_test(t, too_many);
-	tcase_add_test(t, forgotten_make_way);
-	tcase_add_test(t, slow_client);
-	tcase_add_test(t, lazy_reader);
-	tcase_add_test(t, dropped_in_command);
-	tcase_add_test(t, oversized_line);
-	tcase_add_test(t, no_descriptors);
-	suite_add_tcase(s, t);
-	r = srunner_create(s);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE_WITH("qmp server", setup, teardown, talks, half_close, gone_at_once, too_many,
+	   forgotten_make_way, slow_client, lazy_reader, dropped_in_command, oversized_line,
+	   no_descriptors)

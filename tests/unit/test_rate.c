@@ -187,5 +187,5 @@ START_TEST(limit_changes)
 }
 END_TEST
 
-PAIR_MAIN("rate", 20, before_anything, steady, pauses_do_not_count, follows_a_change, odd_input,
-	  limit, limit_over_any_second, limit_changes)
+PAIR_SUITE("rate", before_anything, steady, pauses_do_not_count, follows_a_change, odd_input, limit,
+	   limit_over_any_second, limit_changes)

@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/serial_fixture.h"
 
 START_TEST(after_reset)
@@ -456,25 +457,8 @@ START_TEST(both_ways_with_threads)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {after_reset,
-				      stored_registers,
-				      wide_access,
-				      transmit_interrupt,
-				      fifo_bits,
-				      loopback_and_overrun,
-				      fifo_clear,
-				      modem_lines,
-				      input_waits_for_fifo,
-				      input_waits_without_fifo,
-				      input_waits_for_loopback,
-				      paused_takes_no_input,
-				      paused_output_goes_out,
-				      state_moves,
-				      held_back_guest_moves,
-				      impossible_states,
-				      both_ways_with_threads};
-
-	return run_serial_tests("serial", tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("serial", serial_setup, serial_teardown, after_reset, stored_registers, wide_access,
+	   transmit_interrupt, fifo_bits, loopback_and_overrun, fifo_clear, modem_lines,
+	   input_waits_for_fifo, input_waits_without_fifo, input_waits_for_loopback,
+	   paused_takes_no_input, paused_output_goes_out, state_moves, held_back_guest_moves,
+	   impossible_states, both_ways_with_threads)

@@ -6,7 +6,7 @@
 #include <time.h>
 
 #include "migration/sync.h"
-#include "tests/unit/support/pair.h"
+#include "tests/support/suite.h"
 
 #define PAGES 4096
 
@@ -233,5 +233,5 @@ START_TEST(ends_at_once)
 }
 END_TEST
 
-PAIR_MAIN("sync", 30, on_request, never_unasked, in_the_background, short_iterations, errors,
-	  background_error, whole_syncs_only, ends_at_once)
+SUITE("sync", on_request, never_unasked, in_the_background, short_iterations, errors,
+      background_error, whole_syncs_only, ends_at_once)

@@ -10,6 +10,7 @@
 
 #include "mem/mem.h"
 #include "migration/throttle.h"
+#include "tests/support/suite.h"
 
 #define CPUS     4
 #define TICK_S   0.01
@@ -411,30 +412,5 @@ START_TEST(trigger)
 }
 END_TEST
 
-int main(void)
-{
-	Suite *suite = suite_create("throttle");
-	TCase *tc = tcase_create("throttle");
-	SRunner *runner;
-	int failed;
-
-	tcase_set_timeout(tc, 60);
-	tcase_add_loop_test(tc, writer_and_readers, 0, 4);
-	tcase_add_test(tc, fair_shares);
-	tcase_add_test(tc, cheap);
-	tcase_add_test(tc, given_time);
-	tcase_add_test(tc, no_swinging);
-	tcase_add_loop_test(tc, keeps_up, 0, 2);
-	tcase_add_test(tc, calm_again);
-	tcase_add_test(tc, uncounted);
-	tcase_add_test(tc, half_counted);
-	tcase_add_test(tc, device_writes);
-	tcase_add_test(tc, limits);
-	tcase_add_test(tc, trigger);
-	suite_add_tcase(suite, tc);
-	runner = srunner_create(suite);
-	srunner_run_all(runner, CK_NORMAL);
-	failed = srunner_ntests_failed(runner);
-	srunner_free(runner);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}
+SUITE("throttle", TIMES(4, writer_and_readers), fair_shares, cheap, given_time, no_swinging,
+      TIMES(2, keeps_up), calm_again, uncounted, half_counted, device_writes, limits, trigger)

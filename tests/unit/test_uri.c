@@ -12,7 +12,7 @@
 
 #include "base/clock.h"
 #include "migration/uri.h"
-#include "tests/unit/support/pair.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/raw.h"
 
 static void good_tcp(const char *text, const char *host, const char *port)
@@ -231,4 +231,4 @@ START_TEST(bounded)
 }
 END_TEST
 
-PAIR_MAIN("uri", 60, parse, connect_tcp, refusals, unix_sockets, bounded)
+SUITE("uri", parse, connect_tcp, refusals, unix_sockets, bounded)

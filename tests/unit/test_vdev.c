@@ -3,12 +3,12 @@
 #include <check.h>
 #include <errno.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/vdriver.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
@@ -491,28 +491,9 @@ START_TEST(reset_against_io_thread)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		identity,
-		works,
-		legacy_refused,
-		unoffered_feature_refused,
-		odd_accesses,
-		queue_registers_rest_while_ready,
-		bad_queue_setup,
-		bad_chain_breaks_the_device_only,
-		reset_at_any_step,
-		notified_before_driver_ok,
-		failed_driver_is_left_alone,
-		paused_device_rests,
-		moves_in_the_middle,
-		moves_half_negotiated,
-		moves_broken,
-		bad_states_refused,
-		reset_against_io_thread,
-		requests_that_do_not_end,
-	};
-
-	return vdrv_run_tests("vdev", setup, teardown, tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("vdev", setup, teardown, identity, works, legacy_refused, unoffered_feature_refused,
+	   odd_accesses, queue_registers_rest_while_ready, bad_queue_setup,
+	   bad_chain_breaks_the_device_only, reset_at_any_step, notified_before_driver_ok,
+	   failed_driver_is_left_alone, paused_device_rests, moves_in_the_middle,
+	   moves_half_negotiated, moves_broken, bad_states_refused, reset_against_io_thread,
+	   requests_that_do_not_end)

@@ -2,10 +2,10 @@
 /* The queue walk, against drivers that follow the rules and drivers that break each of them. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "mem/bits.h"
+#include "tests/support/suite.h"
 #include "tests/unit/support/vdriver.h"
 #include "virtio/queue.h"
 
@@ -514,34 +514,9 @@ START_TEST(goes_on_after_load)
 }
 END_TEST
 
-int main(void)
-{
-	const TTest *const tests[] = {
-		chain_of_both_kinds,
-		copies_cross_parts,
-		push_marks_what_was_written,
-		rewind_untakes,
-		indices_wrap,
-		event_index,
-		no_event_index,
-		indirect_table,
-		bad_loop,
-		bad_self_loop,
-		longest_chain,
-		bad_next,
-		bad_head,
-		bad_zero_length,
-		bad_address,
-		bad_order,
-		bad_jump,
-		used_ring_is_ours,
-		bad_indirect,
-		indirect_not_negotiated,
-		direct_and_indirect_count_together,
-		bad_areas,
-		saved_states_that_cannot_be,
-		goes_on_after_load,
-	};
-
-	return vdrv_run_tests("vq", setup, teardown, tests, sizeof(tests) / sizeof(tests[0]));
-}
+SUITE_WITH("vq", setup, teardown, chain_of_both_kinds, copies_cross_parts,
+	   push_marks_what_was_written, rewind_untakes, indices_wrap, event_index, no_event_index,
+	   indirect_table, bad_loop, bad_self_loop, longest_chain, bad_next, bad_head,
+	   bad_zero_length, bad_address, bad_order, bad_jump, used_ring_is_ours, bad_indirect,
+	   indirect_not_negotiated, direct_and_indirect_count_together, bad_areas,
+	   saved_states_that_cannot_be, goes_on_after_load)

@@ -2,7 +2,6 @@
 /* Frames and messages: their exact bytes, there and back, cut short, and with absurd contents. */
 #include <check.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -428,5 +427,5 @@ START_TEST(tokens)
 }
 END_TEST
 
-PAIR_MAIN("wire", 60, header_bytes, header_bits, names, there_and_back, bad_frames, hello, noise,
-	  pages, small_messages, tokens)
+PAIR_SUITE("wire", header_bytes, header_bits, names, there_and_back, bad_frames, hello, noise,
+	   pages, small_messages, tokens)

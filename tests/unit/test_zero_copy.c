@@ -203,4 +203,4 @@ START_TEST(zero_copy_verdicts)
 }
 END_TEST
 
-PAIR_MAIN("zero-copy", 60, zero_copy, close_before_notified, zero_copy_verdicts)
+PAIR_SUITE("zero-copy", zero_copy, close_before_notified, zero_copy_verdicts)

@@ -193,28 +193,3 @@ void expect_message(int rc, int want, const char *part)
 	ck_assert_msg(strstr(bf.err.msg, part) != NULL, "'%s' is not in '%s'", part, bf.err.msg);
 	ck_assert_msg(strstr(bf.err.msg, bf.kernel) != NULL, "no path in '%s'", bf.err.msg);
 }
-
-TCase *boot_case(const TTest *const *tests, size_t n)
-{
-	TCase *tc = tcase_create("boot");
-
-	tcase_add_checked_fixture(tc, boot_setup, boot_teardown);
-	tcase_set_timeout(tc, 60);
-	for (size_t i = 0; i < n; i++)
-		tcase_add_test(tc, tests[i]);
-	return tc;
-}
-
-int run_boot_case(TCase *tc, const char *name)
-{
-	Suite *s = suite_create(name);
-	SRunner *sr;
-	int failed;
-
-	suite_add_tcase(s, tc);
-	sr = srunner_create(s);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}

@@ -60,8 +60,4 @@ uint32_t ram_u32(uint64_t gpa);
 uint64_t ram_u64(uint64_t gpa);
 const char *ram_text(uint64_t gpa);
 
-/* A test case with the fixture; run it all and return main()'s status. */
-TCase *boot_case(const TTest *const *tests, size_t n);
-int run_boot_case(TCase *tc, const char *name);
-
 #endif

@@ -2,7 +2,6 @@
 #include "tests/unit/support/pair.h"
 
 #include <check.h>
-#include <stdlib.h>
 #include <string.h>
 
 static void up(struct pair *p, const struct synth_config *cfg)
@@ -119,23 +118,4 @@ void pair_again(struct pair *p)
 	}
 	pair_send(p, 2000);
 	(void)pair_completes(p);
-}
-
-int pair_main(const char *name, const pair_test *tests, unsigned n, unsigned timeout_s)
-{
-	Suite *s = suite_create(name);
-	TCase *t = tcase_create(name);
-	SRunner *r = srunner_create(s);
-	int failed;
-
-	if (!getenv("FERRY_TEST_VERBOSE"))
-		synth_quiet();
-	tcase_set_timeout(t, timeout_s);
-	for (unsigned i = 0; i < n; i++)
-		tcase_add_test(t, tests[i]);
-	suite_add_tcase(s, t);
-	srunner_run_all(r, CK_NORMAL);
-	failed = srunner_ntests_failed(r);
-	srunner_free(r);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }

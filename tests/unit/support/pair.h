@@ -6,6 +6,7 @@
 #ifndef TESTS_UNIT_SUPPORT_PAIR_H
 #define TESTS_UNIT_SUPPORT_PAIR_H
 
+#include "tests/support/suite.h"
 #include "tests/unit/support/synth.h"
 
 #define PAIR_MIB (1ull << 20)
@@ -32,15 +33,7 @@ void pair_keeps(struct pair *p, enum mig_state end, const char *text);
 /* After pair_keeps(): the same destination takes a second attempt. */
 void pair_again(struct pair *p);
 
-/* A suite of one case with these tests; to be returned from main(). */
-typedef const struct TTest *pair_test;
-int pair_main(const char *name, const pair_test *tests, unsigned n, unsigned timeout_s);
-#define PAIR_MAIN(name, timeout_s, ...)                                                     \
-	int main(void)                                                                      \
-	{                                                                                   \
-		const pair_test tests[] = {__VA_ARGS__};                                    \
-                                                                                            \
-		return pair_main(name, tests, sizeof(tests) / sizeof(tests[0]), timeout_s); \
-	}
+/* A suite without the log's lines. */
+#define PAIR_SUITE(name, ...) SUITE_WITH(name, synth_quiet, NULL, __VA_ARGS__)
 
 #endif

@@ -164,21 +164,3 @@ void expect_pattern(int fd, size_t first, size_t n)
 		ck_assert_uint_eq(got[i], (first + i) % 251);
 	free(got);
 }
-
-int run_serial_tests(const char *name, const TTest *const *tests, size_t n)
-{
-	Suite *s = suite_create(name);
-	TCase *tc = tcase_create(name);
-	SRunner *sr = srunner_create(s);
-	int failed;
-
-	tcase_add_checked_fixture(tc, serial_setup, serial_teardown);
-	tcase_set_timeout(tc, 60);
-	for (size_t i = 0; i < n; i++)
-		tcase_add_test(tc, tests[i]);
-	suite_add_tcase(s, tc);
-	srunner_run_all(sr, CK_NORMAL);
-	failed = srunner_ntests_failed(sr);
-	srunner_free(sr);
-	return failed ? EXIT_FAILURE : EXIT_SUCCESS;
-}

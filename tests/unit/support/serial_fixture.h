@@ -56,7 +56,4 @@ size_t fill_ring(void);
 /* The bytes that fill_ring() writes, from the first-th on. */
 void expect_pattern(int fd, size_t first, size_t n);
 
-/* Run the tests, each with setup and teardown; returns main()'s status. */
-int run_serial_tests(const char *name, const TTest *const *tests, size_t n);
-
 #endif

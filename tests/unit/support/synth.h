@@ -198,7 +198,10 @@ const char *synth_compare(const struct synth *a, const struct synth *b);
  */
 const char *synth_check_owner(struct synth *src, enum mig_state end);
 
-/* The program's warnings are of no interest from here on (sanitizers' reports still are). */
+/*
+ * The program's warnings are of no interest from here on (sanitizers' reports still are), unless
+ * $FERRY_TEST_VERBOSE is set.
+ */
 void synth_quiet(void);
 
 #endif

@@ -393,8 +393,12 @@ extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
 
 void synth_quiet(void)
 {
-	int keep = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	int keep, null;
 
+	if (getenv("FERRY_TEST_VERBOSE"))
+		return;
+	keep = dup(STDERR_FILENO);
+	null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	if (__sanitizer_set_report_fd && keep >= 0)
 		__sanitizer_set_report_fd((void *)(intptr_t)keep);
 	if (null >= 0) {

@@ -108,8 +108,4 @@ void vdrv_move(struct vdrv *v, struct vdev *to);
 void vdrv_log_begin(void);
 unsigned vdrv_log_lines(void);
 
-/* Run the tests, each with setup and teardown; returns main()'s status. */
-int vdrv_run_tests(const char *name, void (*setup)(void), void (*teardown)(void),
-		   const TTest *const *tests, size_t n);
-
 #endif
