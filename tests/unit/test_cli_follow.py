@@ -24,6 +24,7 @@ class Hanging:
     def __init__(self, path):
         self.asked = []
         self.connection = None
+        self.mute = False
         self.changed = threading.Condition()
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
@@ -47,6 +48,8 @@ class Hanging:
                 if command["execute"] == "query-migrate":
                     state = "cancelling" if "migrate_cancel" in self.asked else "active"
                     answer = {"status": state, "ram": {"total": 4096, "remaining": 4096}}
+                if self.mute:
+                    continue
                 self.say(lines, {"return": answer, "id": command.get("id")})
 
     @staticmethod
@@ -68,12 +71,12 @@ class FollowTest(unittest.TestCase):
         path = os.path.join(folder, "sock")
         there = Hanging(path)
         self.addCleanup(there.listener.close)
-        to = os.path.join(folder, "saved") if command == "save" else "tcp:127.0.0.1:1"
-        process = subprocess.Popen([FERRY, command, path, to], stdin=subprocess.DEVNULL,
+        to = {"save": [os.path.join(folder, "saved")], "migrate": ["tcp:127.0.0.1:1"], "cancel": []}
+        process = subprocess.Popen([FERRY, command, path, *to[command]], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.addCleanup(process.communicate)
         self.addCleanup(process.kill)
-        there.wait_for("query-migrate")
+        there.wait_for("migrate_cancel" if command == "cancel" else "query-migrate")
         return process, there
 
     def test_the_second_ctrl_c_gives_up(self):
@@ -86,18 +89,27 @@ class FollowTest(unittest.TestCase):
                 time.sleep(0.6)  # signals closer together are one wish
                 process.send_signal(signal.SIGINT)
                 out, _ = process.communicate(timeout=20)
-                self.assertEqual(process.returncode, 1, out)
+                self.assertEqual(process.returncode, 3, out)
                 self.assertIn("not waiting any longer", out)
                 self.assertEqual(there.asked.count("migrate_cancel"), 1)
 
+    def test_a_process_that_falls_silent(self):
+        """Nobody knows then what becomes of the migration: that is no plain failure."""
+        process, there = self.start("migrate")
+        there.mute = True
+        out, _ = process.communicate(timeout=30)
+        self.assertEqual(process.returncode, 3, out)
+        self.assertIn("does not answer", out)
+        self.assertIn("may go on", out)
+
     def test_a_process_that_ends(self):
-        for command, status, part in (("save", 1, "an earlier one"),
-                                      ("migrate", 3, "look at the destination")):
+        for command, part in (("save", "an earlier one"), ("migrate", "look at the destination"),
+                              ("cancel", "closed the connection")):
             with self.subTest(command=command):
                 process, there = self.start(command)
                 there.connection.shutdown(socket.SHUT_RDWR)
                 out, _ = process.communicate(timeout=20)
-                self.assertEqual(process.returncode, status, out)
+                self.assertEqual(process.returncode, 3, out)
                 self.assertIn(part, out)
 
     def test_a_closed_terminal_cancels_nothing(self):
@@ -106,7 +118,7 @@ class FollowTest(unittest.TestCase):
                 process, there = self.start(command)
                 process.send_signal(signal.SIGHUP)
                 out, _ = process.communicate(timeout=20)
-                self.assertEqual(process.returncode, 1, out)
+                self.assertEqual(process.returncode, 3, out)
                 self.assertIn(f"the {what} goes on", out)
                 self.assertNotIn("migrate_cancel", there.asked)
 

@@ -5,8 +5,9 @@
  *	0	done (ferry run: the guest switched itself off)
  *	1	it failed
  *	2	wrong usage
- *	3	ferry migrate: undecided, or the source process ended before it said how it went:
- *		somebody must look (ferry run: triple fault)
+ *	3	ferry migrate, save, cancel: how it ended is not known here (undecided; the guest's
+ *		process ended, or fell silent, or the terminal closed): somebody must look
+ *		(ferry run: triple fault)
  *	4	ferry run: KVM gave up on the guest
  *	130	ferry migrate, save: cancelled by Ctrl-C, and confirmed
  *

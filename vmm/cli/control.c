@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The small commands on one guest: stop, cont, cancel, quit, status. */
+/* The small commands on one guest: stop, cont, continue, quit, status. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -39,11 +39,6 @@ static int simple(const char *name, const char *qmp, int wait_end_ms, int argc, 
 int cli_stop(int argc, char *const *argv)
 {
 	return simple("stop", "stop", 0, argc, argv);
-}
-
-int cli_cancel(int argc, char *const *argv)
-{
-	return simple("cancel", "migrate_cancel", 0, argc, argv);
 }
 
 int cli_continue(int argc, char *const *argv)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "vmm/cli/cli.h"
 #include "vmm/ctl/qmp.h"
 
 #define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
@@ -68,6 +69,25 @@ int follow_ask(struct follow *f, struct err *e)
 	return 0;
 }
 
+int follow_cancel(struct follow *f, struct err *e)
+{
+	f->cancelling = true;
+	f->cancelled_ns = clock_mono_ns();
+	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
+}
+
+int follow_lost(const struct follow *f, int rc, const struct err *why, struct err *e)
+{
+	if (rc == -ETIMEDOUT && !f->cancelling)
+		(void)err_set(e, ETIMEDOUT,
+			      "%s; the %s may go on all the same: 'ferry status %s' tells, once it "
+			      "answers again",
+			      why->msg, f->what, f->target);
+	else
+		*e = *why;
+	return EXIT_UNDECIDED;
+}
+
 /* A terminal that is closed is no wish for anything. */
 static int interrupted(struct follow *f, uint32_t sig, struct err *e)
 {
@@ -85,9 +105,7 @@ static int interrupted(struct follow *f, uint32_t sig, struct err *e)
 			       "not waiting any longer: 'ferry status %s' tells how the cancelling "
 			       "goes",
 			       f->target);
-	f->cancelling = true;
-	f->cancelled_ns = now_ns;
-	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
+	return follow_cancel(f, e);
 }
 
 int follow_wait(struct follow *f, int poll_ms, struct err *e)

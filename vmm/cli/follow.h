@@ -42,6 +42,14 @@ int follow_ask(struct follow *f, struct err *e);
  */
 int follow_wait(struct follow *f, int poll_ms, struct err *e);
 
+/* Asks for the cancelling; follow_wait() then bounds how long its end may take. */
+int follow_cancel(struct follow *f, struct err *e);
+/*
+ * It could not be followed to its end (rc, why), which may be any: *e says so. Returns the exit
+ * status for that.
+ */
+int follow_lost(const struct follow *f, int rc, const struct err *why, struct err *e);
+
 /* Is it time to show something? On a terminal always, else once a second. */
 bool follow_line_due(struct follow *f);
 void follow_end_line(struct follow *f);

@@ -277,21 +277,16 @@ static json_t *migrate_args(const struct moving *m)
 		m->opts->free_pages);
 }
 
-/* The other process is gone, and with it what it knew. */
-static int lost(struct err *e)
-{
-	(void)err_set(e, ECONNRESET,
-		      "the source process ended before it said how the migration went; look at the "
-		      "destination: ferry status NAME");
-	return EXIT_UNDECIDED;
-}
-
 /* Returns the exit status; *e is set if the end of the migration has not been seen. */
 static int migrate(struct moving *m, struct err *e)
 {
 	struct err why = ERR_INIT;
 	int rc = client_call(m->f.client, "migrate", migrate_args(m), NULL, &why);
 
+	if (rc == -EREMOTEIO) { /* refused: nothing has begun */
+		*e = why;
+		return EXIT_FAILED;
+	}
 	if (!rc)
 		rc = follow_ask(&m->f, &why);
 	while (!rc && !progress_ended(&m->f.now)) {
@@ -303,10 +298,14 @@ static int migrate(struct moving *m, struct err *e)
 	follow_end_line(&m->f);
 	if (!rc)
 		return conclude(m);
-	if (client_lost(rc))
-		return lost(e);
-	*e = why;
-	return EXIT_FAILED;
+	if (client_lost(rc)) { /* and with the process what it knew */
+		err_clear(&why);
+		(void)err_set(
+			&why, ECONNRESET,
+			"the source process ended before it said how the migration went; look "
+			"at the destination: ferry status NAME");
+	}
+	return follow_lost(&m->f, rc, &why, e);
 }
 
 static int check_address(const char *uri, struct err *e)

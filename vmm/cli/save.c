@@ -162,6 +162,10 @@ static int save(struct saving *s, struct err *e)
 				       s->opts->direct_io),
 			     NULL, &why);
 
+	if (rc == -EREMOTEIO) { /* refused: nothing has begun */
+		*e = why;
+		return EXIT_FAILED;
+	}
 	if (!rc)
 		rc = follow_ask(&s->f, &why);
 	while (!rc && !progress_ended(&s->f.now)) {
@@ -171,14 +175,14 @@ static int save(struct saving *s, struct err *e)
 			rc = follow_ask(&s->f, &why);
 	}
 	follow_end_line(&s->f);
-	if (client_lost(rc))
-		(void)err_set(e, ECONNRESET,
+	if (client_lost(rc)) {
+		err_clear(&why);
+		(void)err_set(&why, ECONNRESET,
 			      "the guest's process ended before it said that the guest is saved: "
 			      "if there is a file, it is whole, but perhaps an earlier one");
-	else if (rc)
-		*e = why;
+	}
 	if (rc)
-		return EXIT_FAILED;
+		return follow_lost(&s->f, rc, &why, e);
 	rc = conclude(s);
 	if (rc || !s->opts->quit)
 		return rc;

@@ -116,7 +116,7 @@ static void source_said(struct session *s, enum mig_state state)
 	else if (state == MIG_FAILED)
 		log_warn("the migration failed: %s", st.error);
 	else if (state == MIG_CANCELLED)
-		log_info("the migration was cancelled; the guest stays here");
+		log_info("migration cancelled%s", s->quitting ? "" : "; the guest stays here");
 	else if (state == MIG_UNDECIDED) {
 		migrate_token_format(st.token, token);
 		log_warn("the migration is undecided: %s", st.error);
