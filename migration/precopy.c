@@ -98,7 +98,7 @@ static void update_rate(struct mig_source *s)
 	uint64_t sent = mig_senders_sums(&s->senders).sent_bytes;
 	uint64_t queued = mig_senders_queued_bytes(&s->senders);
 
-	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, clock_mono_ns());
+	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, queued, clock_mono_ns());
 }
 
 static void account(struct mig_source *s)

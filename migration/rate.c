@@ -9,6 +9,8 @@
 #define BRISKER     1.01              /* ... namely so */
 #define NEVER_NS    (1ull << 60)      /* 36 years; sums of a few of them still fit */
 #define FIRST_GUESS (100ull << 20)    /* bytes/s before anything was measured: gigabit Ethernet */
+#define BUSY_BYTES  4096u             /* waiting: pages do, and not only a mark */
+#define THIN        (5ull << 20)      /* bytes/s: whoever sends pages without a wait sends more */
 
 static uint64_t per_second(uint64_t bytes, uint64_t ns)
 {
@@ -33,25 +35,36 @@ void mig_rate_skip(struct mig_rate *r, uint64_t bytes)
 	r->window_bytes += bytes;
 }
 
-void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns)
+/* Does this say how fast the wire is, or how little there was to send? */
+static bool tells(const struct mig_rate *r, uint64_t sample)
+{
+	return r->busy || sample >= THIN || sample >= mig_rate_bytes_s(r);
+}
+
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t queued_bytes,
+		     uint64_t now_ns)
 {
 	uint64_t bytes = on_wire_bytes > r->window_bytes ? on_wire_bytes - r->window_bytes : 0;
 	uint64_t sample;
 
 	mig_rate_pause(r, now_ns);
 	mig_rate_resume(r, now_ns);
+	r->busy |= queued_bytes >= BUSY_BYTES;
 	if (!bytes || !r->window_ns)
 		return;
 	sample = per_second(bytes, r->window_ns);
 	if (r->window_ns < WINDOW_NS) {
-		if (!r->measured)
+		if (!r->measured && tells(r, sample))
 			r->bytes_s = sample;
 		return;
 	}
-	r->bytes_s = r->measured ? (r->bytes_s + sample) / 2 : sample;
-	r->measured = true;
+	if (tells(r, sample)) {
+		r->bytes_s = r->measured ? (r->bytes_s + sample) / 2 : sample;
+		r->measured = true;
+	}
 	r->window_bytes = on_wire_bytes;
 	r->window_ns = 0;
+	r->busy = false;
 }
 
 uint64_t mig_rate_bytes_s(const struct mig_rate *r)

@@ -5,6 +5,10 @@
  * Bandwidth is measured from bytes that really left (sent less what the socket still holds) during
  * sending time only: mig_rate_pause() takes syncs and sleeps out of it.
  *
+ * A wire that had little to carry says little: looking through empty RAM, and the round trip behind
+ * a pass of a few pages, take time in which hardly a byte is there to be sent. What is measured
+ * then only counts if it is more than was known.
+ *
  * Threads: one thread per struct.
  */
 #ifndef MIGRATION_RATE_H
@@ -19,6 +23,7 @@ struct mig_rate {
 	uint64_t running_since; /* 0 while paused */
 	uint64_t bytes_s;       /* smoothed estimate; provisional until the first window is full */
 	bool measured;
+	bool busy; /* bytes were seen to wait for the wire in this window */
 };
 
 /* Sending begins (again) / stops, at time now_ns. */
@@ -28,8 +33,9 @@ void mig_rate_pause(struct mig_rate *r, uint64_t now_ns);
 /* Of what left meanwhile, so much was not sent in sending time: it does not count. */
 void mig_rate_skip(struct mig_rate *r, uint64_t bytes);
 
-/* on_wire_bytes have left in all by now. */
-void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t now_ns);
+/* on_wire_bytes have left in all by now, and queued_bytes wait to leave. */
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t queued_bytes,
+		     uint64_t now_ns);
 
 /* Bytes a second; before the first window is full the best guess so far. At least 1. */
 uint64_t mig_rate_bytes_s(const struct mig_rate *r);

@@ -22,7 +22,7 @@ START_TEST(before_anything)
 	ck_assert_uint_gt(mig_rate_bytes_s(&r), 1 << 20);
 	ck_assert_uint_eq(mig_rate_time_ns(&r, 0), 0);
 	mig_rate_pause(&r, START);
-	mig_rate_update(&r, 0, START + 1);
+	mig_rate_update(&r, 0, 0, START + 1);
 	ck_assert_uint_gt(mig_rate_bytes_s(&r), 1 << 20);
 }
 END_TEST
@@ -36,7 +36,7 @@ START_TEST(steady)
 	for (unsigned i = 0; i < 1000; i++) {
 		now += NS_PER_MS;
 		bytes += 50000;
-		mig_rate_update(&r, bytes, now);
+		mig_rate_update(&r, bytes, 0, now);
 		if (i > 2)
 			near(mig_rate_bytes_s(&r), 50000000);
 	}
@@ -55,7 +55,7 @@ START_TEST(pauses_do_not_count)
 		mig_rate_resume(&r, now);
 		now += NS_PER_MS;
 		bytes += 20000;
-		mig_rate_update(&r, bytes, now);
+		mig_rate_update(&r, bytes, 0, now);
 		mig_rate_pause(&r, now);
 		mig_rate_pause(&r, now + 5); /* twice: no matter */
 		now += 10 * NS_PER_MS;
@@ -72,15 +72,62 @@ START_TEST(follows_a_change)
 	mig_rate_resume(&r, now);
 	for (unsigned i = 0; i < 200; i++) {
 		now += NS_PER_MS;
-		mig_rate_update(&r, bytes += 100000, now);
+		mig_rate_update(&r, bytes += 100000, 0, now);
 	}
 	near(mig_rate_bytes_s(&r), 100000000);
 	for (unsigned i = 0; i < 600; i++) {
 		now += NS_PER_MS;
-		mig_rate_update(&r, bytes += 10000, now);
+		mig_rate_update(&r, bytes += 10000, 0, now);
 	}
 	ck_assert_uint_lt(mig_rate_bytes_s(&r), 12000000);
 	ck_assert_uint_ge(mig_rate_bytes_s(&r), 9900000);
+}
+END_TEST
+
+/* Marks and runs of zeroes, and a round trip for each: no wire is measured by that. */
+START_TEST(little_to_carry)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	mig_rate_resume(&r, now);
+	for (unsigned i = 0; i < 1000; i++) {
+		now += 20 * NS_PER_MS;
+		mig_rate_update(&r, bytes += 36, 36, now);
+	}
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 1 << 20);
+	for (unsigned i = 0; i < 200; i++) {
+		now += NS_PER_MS;
+		mig_rate_update(&r, bytes += 100000, 0, now);
+	}
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 60000000);
+	for (unsigned i = 0; i < 1000; i++) {
+		now += 20 * NS_PER_MS;
+		mig_rate_update(&r, bytes += 36, 36, now);
+	}
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 50000000);
+	/* And what it carries next counts as ever. */
+	for (unsigned i = 0; i < 600; i++) {
+		now += NS_PER_MS;
+		mig_rate_update(&r, bytes += 50000, 0, now);
+	}
+	ck_assert_uint_lt(mig_rate_bytes_s(&r), 55000000);
+}
+END_TEST
+
+/* As little, but pages wait for it: the wire is that slow. */
+START_TEST(slow_wire)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	mig_rate_resume(&r, now);
+	for (unsigned i = 0; i < 1000; i++) {
+		now += 20 * NS_PER_MS;
+		mig_rate_update(&r, bytes += 160, 40960, now);
+		if (i > 20)
+			near(mig_rate_bytes_s(&r), 8000);
+	}
 }
 END_TEST
 
@@ -90,14 +137,14 @@ START_TEST(odd_input)
 	struct mig_rate r = {0};
 
 	mig_rate_resume(&r, START);
-	mig_rate_update(&r, 1000000, START + 60 * NS_PER_MS);
+	mig_rate_update(&r, 1000000, 0, START + 60 * NS_PER_MS);
 	near(mig_rate_bytes_s(&r), 16666666);
-	mig_rate_update(&r, 900000, START + 120 * NS_PER_MS); /* less than before */
+	mig_rate_update(&r, 900000, 0, START + 120 * NS_PER_MS); /* less than before */
 	near(mig_rate_bytes_s(&r), 16666666);
-	mig_rate_update(&r, 900000, START + 120 * NS_PER_MS); /* no time has passed */
+	mig_rate_update(&r, 900000, 0, START + 120 * NS_PER_MS); /* no time has passed */
 	near(mig_rate_bytes_s(&r), 16666666);
 	/* A crawl is a rate too, and never 0. */
-	mig_rate_update(&r, 1000001, START + 3600 * NS_PER_SEC);
+	mig_rate_update(&r, 1000001, 0, START + 3600 * NS_PER_SEC);
 	ck_assert_uint_ge(mig_rate_bytes_s(&r), 1);
 	ck_assert_uint_ge(mig_rate_time_ns(&r, 1 << 20), mig_rate_time_ns(&r, 1 << 10));
 }
@@ -187,5 +234,5 @@ START_TEST(limit_changes)
 }
 END_TEST
 
-PAIR_SUITE("rate", before_anything, steady, pauses_do_not_count, follows_a_change, odd_input, limit,
-	   limit_over_any_second, limit_changes)
+PAIR_SUITE("rate", before_anything, steady, pauses_do_not_count, follows_a_change, little_to_carry,
+	   slow_wire, odd_input, limit, limit_over_any_second, limit_changes)
