@@ -10,13 +10,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "tests/support/suite.h"
 #include "vmm/cli/client.h"
 #include "vmm/ctl/path.h"
 
 #define GREETING "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\n"
-#define WAIT_MS  200
+#define SHORT_MS 200 /* where nothing comes */
+#define LONG_MS  60000
 
 static char dir[] = "/tmp/ferry-test-XXXXXX";
 static struct ctl_socket sock;
@@ -142,7 +142,7 @@ static void teardown(void)
 
 static int connect_client(struct client **c)
 {
-	return client_open(c, sock.path, WAIT_MS, &err);
+	return client_open(c, sock.path, LONG_MS, &err);
 }
 
 START_TEST(calls)
@@ -183,19 +183,17 @@ static const struct {
 
 START_TEST(failures)
 {
-	uint64_t began = clock_mono_ns();
+	int patience_ms = failing[_i].code == -ETIMEDOUT ? SHORT_MS : LONG_MS, rc;
 	struct client *c = NULL;
-	int rc;
 
 	start(failing[_i].script);
-	rc = connect_client(&c);
+	rc = client_open(&c, sock.path, patience_ms, &err);
 	/* Whether a close is seen as an end or as a broken pipe is up to the timing. */
 	if (failing[_i].code == -ECONNRESET && rc == -EPIPE)
 		rc = -ECONNRESET;
 	ck_assert_msg(rc == failing[_i].code, "%s: %d %s", failing[_i].script, rc, err.msg);
 	ck_assert_msg(strstr(err.msg, failing[_i].part), "%s", err.msg);
 	ck_assert_ptr_null(c);
-	ck_assert_uint_lt(clock_mono_ns() - began, 5 * NS_PER_SEC);
 	/* A server that waits for a command goes on when we are gone. */
 	pthread_join(server, NULL);
 }
@@ -224,7 +222,7 @@ START_TEST(waits_for_the_end)
 	start("GAAC");
 	ck_assert_msg(!connect_client(&c), "%s", err.msg);
 	ck_assert_int_eq(client_call(c, "x", NULL, NULL, &err), 0);
-	ck_assert_int_eq(client_wait_end(c, 5000, &err), 0);
+	ck_assert_int_eq(client_wait_end(c, LONG_MS, &err), 0);
 	ck_assert(client_lost(client_call(c, "x", NULL, NULL, NULL)));
 	client_close(c);
 	pthread_join(server, NULL);
@@ -232,7 +230,7 @@ START_TEST(waits_for_the_end)
 	start("GAAS");
 	ck_assert_msg(!connect_client(&c), "%s", err.msg);
 	ck_assert_int_eq(client_call(c, "x", NULL, NULL, &err), 0);
-	ck_assert_int_eq(client_wait_end(c, WAIT_MS, &err), -ETIMEDOUT);
+	ck_assert_int_eq(client_wait_end(c, SHORT_MS, &err), -ETIMEDOUT);
 	ck_assert_ptr_nonnull(strstr(err.msg, "has not ended"));
 	client_close(c);
 	pthread_join(server, NULL);
@@ -254,9 +252,9 @@ START_TEST(nobody)
 	(void)shutdown(sock.fd, SHUT_RDWR);
 	ck_assert_int_eq(connect_client(&c), -ECONNREFUSED);
 	err_clear(&err);
-	ck_assert_int_eq(client_open(&c, "/nonexistent/s", WAIT_MS, &err), -ENOENT);
+	ck_assert_int_eq(client_open(&c, "/nonexistent/s", LONG_MS, &err), -ENOENT);
 	err_clear(&err);
-	ck_assert_int_eq(client_open(&c, "bad name", WAIT_MS, &err), -EINVAL);
+	ck_assert_int_eq(client_open(&c, "bad name", LONG_MS, &err), -EINVAL);
 }
 END_TEST
 

@@ -42,6 +42,18 @@ void watch_event(void *ctx, const struct mig_event *ev)
 	} else {
 		w->pass = ev->pass;
 	}
+	w->stopped = ev->kind == MIG_EVENT_STATE && w->stop_at & WATCH(ev->state);
+	pthread_cond_broadcast(&w->changed);
+	while (w->stopped)
+		pthread_cond_wait(&w->changed, &w->lock);
+	pthread_mutex_unlock(&w->lock);
+}
+
+void watch_stop_at(struct watch *w, unsigned mask)
+{
+	pthread_mutex_lock(&w->lock);
+	w->stop_at = mask;
+	w->stopped = false;
 	pthread_cond_broadcast(&w->changed);
 	pthread_mutex_unlock(&w->lock);
 }
@@ -49,11 +61,13 @@ void watch_event(void *ctx, const struct mig_event *ev)
 struct wish {
 	unsigned mask;
 	uint64_t pass;
+	bool stopped;
 };
 
 static bool granted(const struct watch *w, const struct wish *wish)
 {
-	return (!wish->mask || (w->events && wish->mask & WATCH(w->last))) && w->pass >= wish->pass;
+	return (!wish->mask || (w->events && wish->mask & WATCH(w->last))) &&
+	       w->pass >= wish->pass && w->stopped >= wish->stopped;
 }
 
 static bool wait_for(struct watch *w, const struct wish *wish, uint64_t timeout_ms)
@@ -76,6 +90,11 @@ bool watch_wait(struct watch *w, unsigned mask, uint64_t timeout_ms)
 bool watch_wait_pass(struct watch *w, uint64_t pass, uint64_t timeout_ms)
 {
 	return wait_for(w, &(struct wish){.pass = pass}, timeout_ms);
+}
+
+bool watch_stopped(struct watch *w, uint64_t timeout_ms)
+{
+	return wait_for(w, &(struct wish){.stopped = true}, timeout_ms);
 }
 
 bool watch_saw(struct watch *w, const enum mig_state *states, unsigned n)
