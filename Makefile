@@ -199,7 +199,7 @@ $(FUZZ_BINS): $(BUILD)/tests/fuzz/%: tests/fuzz/%.c $(LIB)
 	@$(COMPILE) $(FERRY_LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LIBS)
 
 .PHONY: fuzz fuzz-run
-fuzz:	## hostile guests and a hostile migration source, made up by libFuzzer (FUZZ_SECONDS=60 in all)
+fuzz:	## hostile guests, files and a hostile migration source, made up by libFuzzer (FUZZ_SECONDS=60 in all)
 	@+$(MAKE) --no-print-directory CC=clang BUILD=$(BUILD)/fuzz \
 		SAN=fuzzer-no-link$(comma)address$(comma)undefined fuzz-run
 
