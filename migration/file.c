@@ -180,6 +180,10 @@ static int read_bitmap(struct mig_file *f, unsigned i, XXH3_state_t *sum, struct
 		(void)XXH3_64bits_update(sum, all, bytes);
 		memcpy(f->present[i], all + (b->bitmap_offset - b->start), b->bitmap_bytes);
 		used = b->bitmap_offset - b->start + b->bitmap_bytes;
+		/* Nearly a MiB of nothing: not byte by byte, unless one is wrong. */
+		if (used < bytes && !all[used] &&
+		    !memcmp(all + used, all + used + 1, bytes - used - 1))
+			used = bytes;
 		for (; used < bytes && !all[used]; used++)
 			;
 		if (used < bytes)
