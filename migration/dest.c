@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The destination: listen, receive one guest at a time, take it over (docs/handover.md). */
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "migration/dest_state.h"
+#include "migration/door.h"
 
 #define HELLO_TIMEOUT_NS (5 * NS_PER_SEC)
 #define IDLE_TIMEOUT_NS  (30 * NS_PER_SEC)
@@ -446,23 +445,10 @@ static void *coordinator(void *arg)
 	bool here = false;
 
 	while (!here && !mig_stop_is_set(&d->stop)) {
-		int fd = mig_waiting_next(&d->waiting), rc;
+		int fd = mig_door_next(&d->waiting, d->listen_fd, d->name, &d->stop);
 
-		if (fd >= 0) {
+		if (fd >= 0)
 			here = serve(d, fd);
-			continue;
-		}
-		rc = mig_stop_wait(&d->stop, d->listen_fd, POLLIN, 3600 * NS_PER_SEC);
-		if (rc)
-			continue;
-		fd = accept4(d->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-		if (fd < 0) {
-			/* Out of descriptors, perhaps: it stays readable, so do not spin. */
-			(void)mig_stop_wait(&d->stop, -1, 0, 100 * NS_PER_MS);
-			continue;
-		}
-		mig_socket_tune(fd);
-		here = serve(d, fd);
 	}
 	close_listener(d);
 	return NULL;

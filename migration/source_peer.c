@@ -213,6 +213,7 @@ static int send_early(struct mig_source *s, struct wbuf *meta, struct err *e)
 int mig_source_agree(struct mig_source *s, unsigned *n_channels, struct err *e)
 {
 	struct wire_hello *h = calloc(1, sizeof(*h));
+	struct err why = ERR_INIT;
 	struct wire_welcome welcome;
 	struct wbuf meta;
 	int rc;
@@ -227,7 +228,14 @@ int mig_source_agree(struct mig_source *s, unsigned *n_channels, struct err *e)
 		rc = send_early(s, &meta, e);
 	wbuf_free(&meta);
 	if (!rc)
-		rc = mig_source_expect(s, WIRE_WELCOME, e);
+		rc = mig_source_expect(s, WIRE_WELCOME, &why);
+	if (rc == -ETIMEDOUT && why.code)
+		rc = err_set(e, ETIMEDOUT,
+			     "%s took the connection, but has not answered for %llu s: another "
+			     "guest is arriving there, or what listens there is no ferry",
+			     s->peer, HELLO_TIMEOUT_NS / NS_PER_SEC);
+	else if (why.code)
+		rc = err_set(e, why.code, "%s", why.msg);
 	/* Not the time of this exchange: the destination may have been busy with another source. */
 	mig_costs_init(&s->costs, s->cfg.machine.n_cpus, mig_chan_rtt_ns(s->chan));
 	if (!rc)

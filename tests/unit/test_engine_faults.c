@@ -240,18 +240,50 @@ START_TEST(destination_meets_others)
 }
 END_TEST
 
-/* A client that says nothing is sent away, and the one behind it gets its turn. */
-START_TEST(silent_client)
+/*
+ * However many say nothing, or stop in the middle: who comes behind them is served before they have
+ * been sent away. (One after the other they would take longer than a source waits.)
+ */
+START_TEST(silent_clients)
 {
+	static const uint8_t magic[] = {'F', 'r', 'r', 'y', WIRE_HELLO};
 	struct pair p;
-	int fd;
+	int fds[40];
 
 	up(&p, 8);
-	fd = raw_connect(synth_uri(p.dst));
-	ck_assert_int_ge(fd, 0);
+	for (unsigned i = 0; i < 40; i++) {
+		fds[i] = raw_connect(synth_uri(p.dst));
+		ck_assert_int_ge(fds[i], 0);
+		if (i % 4 == 1)
+			raw_send(fds[i], greeting, sizeof(greeting) - 1);
+		else if (i % 4 == 2)
+			raw_send(fds[i], magic, sizeof(magic));
+	}
+	ck_assert(raw_ended(fds[0], 20000)); /* more than are kept: the oldest left */
 	pair_send(&p, 2000);
 	(void)pair_completes(&p);
-	(void)close(fd);
+	for (unsigned i = 0; i < 40; i++)
+		(void)close(fds[i]);
+	pair_down(&p);
+}
+END_TEST
+
+/* Nobody is kept for ever. */
+START_TEST(silent_clients_leave)
+{
+	struct pair p;
+	int silent, half;
+
+	up(&p, 9);
+	silent = raw_connect(synth_uri(p.dst));
+	half = raw_connect(synth_uri(p.dst));
+	ck_assert(silent >= 0 && half >= 0);
+	raw_send(half, greeting, sizeof(greeting) - 1);
+	ck_assert(raw_ended(silent, 30000));
+	ck_assert(raw_ended(half, 30000));
+	ck_assert_int_eq(synth_settle(p.dst), MIG_NONE);
+	(void)close(silent);
+	(void)close(half);
 	pair_down(&p);
 }
 END_TEST
@@ -378,6 +410,6 @@ START_TEST(taking_over_fails)
 END_TEST
 
 PAIR_SUITE("engine-faults", other_ram_size, other_machine, section_twice, source_meets_others,
-	   source_meets_odd_frames, nobody_there, destination_meets_others, silent_client,
-	   callbacks_fail, last_harvest_fails, resume_fails, paused_guest_stays_paused,
-	   taking_over_fails)
+	   source_meets_odd_frames, nobody_there, destination_meets_others, silent_clients,
+	   silent_clients_leave, callbacks_fail, last_harvest_fails, resume_fails,
+	   paused_guest_stays_paused, taking_over_fails)
