@@ -8,6 +8,7 @@
     vmms      ferry and QEMU behind one interface
     measure   what is read where: the guest, /proc, interface counters, the program itself
     runner    one run after the other, each bounded, nothing left behind
+    peer      what two hosts say to each other; serve: the second one, peer_run: runs between them
     results   what was read, put in order and checked against itself
     stats     medians, spreads, ratios of pairs
     report_*  the results as HTML (charts: its pictures), CSV, JSON, Markdown

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import ferrylab
 
-from . import (SCENARIOS, hosts, machine, matrix, report_csv, report_html, report_json, report_md,
-               results, runner, scenario, vmms)
+from . import (SCENARIOS, hosts, machine, matrix, peer, peer_run, report_csv, report_html,
+               report_json, report_md, results, runner, scenario, serve, vmms)
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 LIVE_S = 0.2   # between two states of the live line
@@ -146,6 +146,12 @@ def options_parser():
                                                  "chance)")
     parser.add_argument("--repeats", type=int, metavar="N", help="rounds, instead of the file's")
     parser.add_argument("--only", action="append", metavar="VMM", help="leave the other VMMs out")
+    parser.add_argument("--peer", metavar="HOST:PORT",
+                        help="the destinations are started by 'ferry bench --serve' there")
+    parser.add_argument("--serve", metavar="ADDRESS:PORT",
+                        help="start destinations here for a matrix that runs on another host")
+    parser.add_argument("--token-file", metavar="FILE",
+                        help="the token that both sides know (default: $FERRY_BENCH_TOKEN)")
     parser.add_argument("--list", action="store_true",
                         help="say which runs there would be, and run none")
     return parser
@@ -153,7 +159,7 @@ def options_parser():
 
 def plan(options):
     """(scenario, seed, runs); ScenarioError."""
-    chosen = scenario.load(find(options.scenario))
+    chosen = scenario.load(find(options.scenario), bool(options.peer))
     if options.repeats is not None:
         if not 1 <= options.repeats <= 100:
             raise scenario.ScenarioError("--repeats must be 1 to 100")
@@ -199,7 +205,7 @@ def write(report, folder):
 
 
 class Keeper:
-    """Writes the report while the matrix goes on, so that whatever ends it leaves what was measured."""
+    """Writes the report while the matrix goes on, so that what was measured outlives its end."""
 
     def __init__(self, report, runs, folder):
         self.report, self.runs, self.folder = report, runs, folder
@@ -218,8 +224,18 @@ class Keeper:
             print(f"ferry bench: cannot write the report yet: {error}", file=sys.stderr)
 
 
-def run(options, chosen, seed, runs, folder):
+def describe_machines(far):
+    """Rows of both hosts; LabError if the other one does not answer."""
+    rows = {**machine.describe(), "load before": machine.load()}
+    if far:
+        rows["to the peer and back"] = f"{far.round_trip_ms():.3f} ms at least"
+        rows.update({f"peer: {name}": text for name, text in far.machine.items()})
+    return rows
+
+
+def run(options, chosen, seed, runs, folder, far):
     watch = JsonWatch(options.live) if options.json else TextWatch(options.live)
+    rows = describe_machines(far)
     hosts.remove_stale()
     names = {r.vmm for r in runs}
     drivers = {name: vmms.driver(spec) for name, spec in chosen.vmms.items() if name in names}
@@ -227,10 +243,14 @@ def run(options, chosen, seed, runs, folder):
     about = {name: {**chosen.vmms[name], "version": features[name].version,
                     "problem": features[name].problem} for name in drivers}
     report = Report(chosen.title, chosen.text, seed, time.strftime("%Y-%m-%d %H:%M:%S %z"),
-                    {**machine.describe(), "load before": machine.load()}, about,
-                    control_s=chosen.control_s, cells=matrix.cells(chosen))
+                    rows, about, control_s=chosen.control_s, cells=matrix.cells(chosen))
     begin = time.monotonic()
-    report.results, stopped = runner.run_all(runs, drivers, features, watch, chosen.control_s,
+
+    def attempt(one):
+        words = (one, drivers[one.vmm], watch, chosen.control_s)
+        return peer_run.PeerAttempt(far, *words) if far else runner.Attempt(*words)
+
+    report.results, stopped = runner.run_all(runs, attempt, features, watch,
                                              Keeper(report, runs, folder))
     report.seconds, report.interrupted = time.monotonic() - begin, bool(stopped)
     report.machine["load after"] = machine.load()
@@ -249,9 +269,44 @@ def run(options, chosen, seed, runs, folder):
     return EXIT_FAILED if counts.get(results.FAILED) else EXIT_OK
 
 
+def endpoint(options):
+    """(host, port) of --peer or --serve, and the token; ValueError."""
+    host, port = peer.address(options.peer or options.serve)
+    token = peer.read_token(options.token_file)
+    if options.serve:
+        if options.peer or options.scenario:
+            raise ValueError("--serve takes neither --peer nor a scenario: they are the client's")
+        if not peer.is_loopback(host) and not token:
+            raise ValueError(f"{host} is no loopback address: others need a token (--token-file or "
+                             "FERRY_BENCH_TOKEN)")
+    return host, port, token
+
+
+def serve_here(host, port, token):
+    problem = ferrylab.kvm_problem()
+    if problem:
+        print(f"ferry bench: {problem}; nothing can be started here", file=sys.stderr)
+        return EXIT_FAILED
+    try:
+        serve.serve(host, port, token)
+    except OSError as error:
+        print(f"ferry bench: cannot listen at {host}:{port}: {error.strerror}", file=sys.stderr)
+    return EXIT_FAILED
+
+
 def main(arguments=None):
     parser = options_parser()
     options = parser.parse_args(arguments)
+    far = None
+    if options.peer or options.serve:
+        try:
+            host, port, token = endpoint(options)
+        except ValueError as error:
+            print(f"ferry bench: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        if options.serve:
+            return serve_here(host, port, token)
+        far = peer.Peer((host, port), token)
     if not options.scenario:
         parser.print_usage(sys.stderr)
         print("ferry bench: say which scenarios, e.g. 'ferry bench quick'", file=sys.stderr)
@@ -270,7 +325,10 @@ def main(arguments=None):
         return EXIT_FAILED
     try:
         folder = output_folder(options.output)
-        return run(options, chosen, seed, runs, folder)
+        return run(options, chosen, seed, runs, folder, far)
+    except ferrylab.LabError as error:
+        print(f"ferry bench: {error}; nothing was run", file=sys.stderr)
+        return EXIT_FAILED
     except OSError as error:
         print(f"ferry bench: cannot write the report: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -86,6 +86,8 @@ def make(settings):
     root = os.geteuid() == 0
     if link == "file":
         return File()
+    if link == sc.PEER:
+        return Loopback()  # neither namespaces nor devices: what is between is the hosts' own
     if link == "loopback":
         return OwnLoopback() if root else Loopback()
     # tbf counts in its own words for units, which these are.
@@ -94,7 +96,7 @@ def make(settings):
 
 def problem(settings):
     """Why such a link cannot be made here, or None."""
-    if settings["link"] in ("loopback", "file"):
+    if settings["link"] in ("loopback", "file", sc.PEER):
         return None
     if os.geteuid() != 0:
         return "network namespaces need root: call ferry bench as root, or use link = \"loopback\""

@@ -42,6 +42,8 @@ METRICS = (
     Metric("engine_downtime_ms", "downtime", "ms", "engine", "what the program says"),
     Metric("guest_gap_ms", "longest blackout", "ms", "guest",
            "longest gap between two readings of the clock, by any vCPU, scheduling included"),
+    Metric("after_gap_ms", "longest blackout after", "ms", "guest",
+           "the same since the guest's first answer at the destination (with --peer)"),
     Metric("predicted_ms", "predicted downtime", "ms", "engine",
            "the last prediction before the switchover"),
     Metric("passes", "passes", "", "engine", "iterations begun (QEMU: dirty-sync-count)",

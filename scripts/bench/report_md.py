@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The tables of a report as Markdown, to be taken into a page like docs/benchmarks.md: one for each part
-of the matrix, a line for each VMM, and one for the ratios of pairs. Runs that did not get done are
+The tables of a report as Markdown, to be taken into a page like docs/benchmarks.md: one for each
+part of the matrix, a line for each VMM, and one for the ratios of pairs. Runs that did not get done are
 in them as that.
 """
 
@@ -92,8 +92,8 @@ def facts(cells):
 
 
 def head_of(keys):
-    return [f"{measure.BY_KEY[k].title}{', ' * bool(measure.BY_KEY[k].unit)}{measure.BY_KEY[k].unit}"
-            for k in keys]
+    metrics = [measure.BY_KEY[k] for k in keys]
+    return [f"{m.title}, {m.unit}" if m.unit else m.title for m in metrics]
 
 
 def document(report):

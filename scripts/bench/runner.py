@@ -56,10 +56,26 @@ def kernel_and_cmdline(settings):
                       "time=0")
 
 
-def verify(result, side, kernel):
+def verdict(side, kernel):
+    """The guest's own, on its memory."""
     side.serial.send("v")
-    line = side.serial.expect(rf"^{kernel}: verify ", VERIFY_S).string
-    result.check("the guest has all its pages", f"{kernel}: verify ok" in line, line)
+    return side.serial.expect(rf"^{kernel}: verify ", VERIFY_S).string
+
+
+def await_running(side):
+    deadline = time.monotonic() + RUNNING_S
+    while side.status() != "running":
+        if time.monotonic() >= deadline:
+            raise LabError(f"the guest does not run within {RUNNING_S} s: {side.status()}")
+        time.sleep(measure.SAMPLE_S)
+
+
+def trace_of(side, begin):
+    """(series, CPU by thread, pages) of an ended process that wrote a trace; else nothing of each."""
+    if not side.trace_path:
+        return [], {}, None
+    series, threads = measure.read_trace(side.trace_path, begin)
+    return series, threads, series[-1]["pages"] if series else None
 
 
 # ---- one run ----
@@ -74,6 +90,14 @@ class Attempt:
         self.work = measure.Work()
         self.series = []
 
+    def why_not(self, features):
+        """Why it cannot be had here, or None."""
+        return features.missing(self.settings) or hosts.problem(self.settings)
+
+    def destination(self):
+        """One that waits; in self.lab."""
+        return self.driver.start(self.lab, "dst", self.settings, prefix=self.ends.prefix("B"))
+
     def perform(self):
         control = self.run.kind == "control"
         with hosts.make(self.settings) as ends, Lab() as lab:
@@ -82,10 +106,7 @@ class Attempt:
             self.kernel = kernel
             if kernel == "balloon":
                 cmdline += self.driver.balloon_words
-            destination = None
-            if not control:
-                destination = self.driver.start(lab, "dst", self.settings,
-                                                prefix=ends.prefix("B"))
+            destination = None if control else self.destination()
             source = self.driver.start(lab, "src", self.settings, ferrylab.guest(kernel), cmdline,
                                        ends.prefix("A"))
             source.serial.expect(rf"^{kernel}: ready", READY_S)
@@ -130,6 +151,9 @@ class Attempt:
             else:
                 self.figure("guest_gap_ms", longest)
 
+    def verified(self, line):
+        self.result.check("the guest has all its pages", f"{self.kernel}: verify ok" in line, line)
+
     # ---- control ----
 
     def stand_still(self, source):
@@ -166,7 +190,7 @@ class Attempt:
             destination.qmp.execute("migrate-incoming", uri=uri)
         # Done is when the guest runs there: QEMU's source says "completed" before its last bytes
         # have arrived.
-        self.await_running(owner)
+        await_running(owner)
         end = time.monotonic()
         wire = [b - a for a, b in zip(wire, self.wire(source, destination))]
         cpu = [max(measure.cpu_seconds(side) - c, 0.0)
@@ -179,12 +203,17 @@ class Attempt:
         self.engine_figures(info, end - begin, done)
         self.other_figures(cpu, wire, before, after)
         self.gaps(owner)
-        there = destination.qmp.execute("query-migrate") if done and not to_file else None
-        verify(self.result, owner, self.kernel)
+        there = destination.qmp.execute("query-migrate") if done and not to_file else {}
+        self.verified(verdict(owner, self.kernel))
         ram = sc.size_bytes(self.settings["mem"])
         self.figure("source_beyond_kib", measure.beyond_kib(source.pid, ram))
         self.figure("dest_beyond_kib", measure.beyond_kib(destination.pid, ram))
-        self.order(begin, source, destination, wire, there, done)
+        source.stop()
+        destination.stop()
+        self.order(begin, source, trace_of(destination, begin)[1:], there, done)
+        if done and wire:
+            results.check_wire(self.result, wire[0], wire[2],
+                               self.settings["compression"] != "none")
 
     def wire(self, source, destination):
         """(out, back, in): bytes of the devices so far; empty where they count others', too."""
@@ -216,14 +245,6 @@ class Attempt:
                 source.qmp.execute("migrate_cancel")
                 cancelled, limit = True, now + CANCEL_S
             self.work.pump(source, now + measure.SAMPLE_S)
-
-    @staticmethod
-    def await_running(owner):
-        deadline = time.monotonic() + RUNNING_S
-        while owner.status() != "running":
-            if time.monotonic() >= deadline:
-                raise LabError(f"the guest does not run within {RUNNING_S} s: {owner.status()}")
-            time.sleep(measure.SAMPLE_S)
 
     def why(self, info, seconds):
         if info["status"] == "completed":
@@ -264,41 +285,39 @@ class Attempt:
             self.figure("wire_back_mib", wire[1] / measure.MIB)
         self.kept(before, after)
 
-    def order(self, begin, source, destination, wire, there, done):
-        """The series, and whether all agrees. The traces are whole once their processes ended."""
+    def order(self, begin, source, far_trace, there, done):
+        """
+        The series, and whether all agrees. Both processes have ended, so their traces are whole;
+        far_trace: (CPU by thread, pages) of the destination's, there: its last query-migrate.
+        """
         result = self.result
-        pages = [None, None]
-        source.stop()
-        destination.stop()
+        series, threads, pages = trace_of(source, begin)
+        self.series = series or self.series
         if source.trace_path:
-            series, threads = measure.read_trace(source.trace_path, begin)
-            other, more = measure.read_trace(destination.trace_path, begin)
-            self.series = series or self.series
-            result.threads = {"source": threads, "destination": more}
-            if series and other and self.settings["link"] != "file":
-                pages = [series[-1]["pages"], other[-1]["pages"]]
+            result.threads = {"source": threads, "destination": far_trace[0]}
+        if self.settings["link"] == "file":  # the two say different things of it
+            pages = None
         result.series = self.series
         result.passes = results.passes(self.series)
         result.work = results.work_rates(self.work.samples, begin)
         results.check_work(result, self.work.samples)
         if done:
-            results.check_engine(result, there, *pages)
-            if wire:
-                results.check_wire(result, wire[0], wire[2],
-                                   self.settings["compression"] != "none")
+            results.check_engine(result, there, pages, far_trace[1])
         result.series = results.thin(self.series)
 
 
-def attempt(run, driver, watch, control_s):
-    """A run's Result, whatever happens in it but Interrupted."""
+def attempt(one, features):
+    """The Result of an Attempt, whatever happens in it but Interrupted."""
     def too_long(_number, _frame):
         raise LabError(f"the run hung: it was ended after {bound:.0f} s")
 
-    bound = run.options["max_s"] + RUN_EXTRA_S
-    one = Attempt(run, driver, watch, control_s)
+    bound = one.settings["max_s"] + RUN_EXTRA_S
     old = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, bound)
     try:
+        reason = one.why_not(features)
+        if reason:
+            return Result.of(one.run, outcome=results.SKIPPED, reason=reason)
         result = one.perform()
     except (LabError, OSError) as error:
         result = one.result
@@ -324,10 +343,10 @@ def not_run(runs):
     return [Result.of(run, outcome=results.NOT_RUN, reason="interrupted") for run in runs]
 
 
-def run_all(runs, drivers, features, watch, control_s, keep=lambda done: None):
+def run_all(runs, begin, features, watch, keep=lambda done: None):
     """
-    All runs, in order. After an interruption the rest is there as "not run". keep is given the
-    results so far, after each run.
+    All runs, in order: begin makes an Attempt of each. After an interruption the rest is there as
+    "not run". keep is given the results so far, after each run.
     """
     def interrupt(number, _frame):
         signal.signal(number, signal.SIG_IGN)  # while things are put away
@@ -337,12 +356,8 @@ def run_all(runs, drivers, features, watch, control_s, keep=lambda done: None):
     old = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         for run in runs:
-            reason = features[run.vmm].missing(run.options) or hosts.problem(run.options)
             watch.begin(run, len(runs))
-            if reason:
-                result = Result.of(run, outcome=results.SKIPPED, reason=reason)
-            else:
-                result = attempt(run, drivers[run.vmm], watch, control_s)
+            result = attempt(begin(run), features[run.vmm])
             done.append(result)
             watch.end(run, result)
             keep(done)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 PAGE_BYTES = 4096
 ROOM_BYTES = 16 << 20  # of RAM, for the guest's own code and tables
 MAX_CELLS = 2000
+PEER = "peer"          # the link of all cells where the destinations are on another host
 
 
 class ScenarioError(Exception):
@@ -36,7 +37,7 @@ def size_bytes(value):
 
 def link_bits(value):
     """Bits a second of a link; None if nothing limits it."""
-    if value in ("loopback", "unlimited", "file"):
+    if value in ("loopback", "unlimited", "file", PEER):
         return None
     match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([kmg])bit", value) if isinstance(value, str) else None
     bits = float(match[1]) * {"k": 1e3, "m": 1e6, "g": 1e9}[match[2]] if match else 0
@@ -44,6 +45,12 @@ def link_bits(value):
         raise ValueError('a link is "loopback", "unlimited" (a veth pair), "file" or a rate from '
                          '1mbit up, like "400mbit"')
     return bits
+
+
+def _link(value):
+    if value == PEER:
+        raise ValueError("that is --peer's")
+    link_bits(value)
 
 
 def dirty_rate(value):
@@ -105,7 +112,7 @@ KEYS = {
     "dirty": (dirty_rate, 0),
     "pattern": (_one_of("seq", "uniform", "hot"), "uniform"),
     "fill": (_one_of("random", "text", "zero"), "random"),
-    "link": (link_bits, "loopback"),
+    "link": (_link, "loopback"),
     "delay_ms": (_number(0, 2000, whole=False), 0),
     "downtime_limit_ms": (_number(1, 60000), 300),
     "max_s": (_number(1, 3600, whole=False), 60),
@@ -191,6 +198,18 @@ class _Checker:
             except ValueError as error:
                 self.say(section, key, f"{value!r} is no good: {error}")
         return good
+
+    def own_link(self, data):
+        """Take the keys of the link out, and say that they are not to be there."""
+        tables = data.get("scenario")
+        tables = list(enumerate(tables if isinstance(tables, list) else []))
+        for section, table in [("defaults", data.get("defaults")),
+                               *((f"scenario#{i}", t) for i, t in tables)]:
+            for key in ("link", "delay_ms"):
+                if isinstance(table, dict) and key in table:
+                    del table[key]
+                    self.say(section, key, "with --peer the link is the network between the two "
+                                           "hosts: leave the key out")
 
     def is_table(self, section, value):
         if isinstance(value, dict):
@@ -281,7 +300,7 @@ def _vmms(check, data, names):
     return found
 
 
-def _parts(check, data):
+def _parts(check, data, link):
     parts, seen, cells = [], set(), 0
     defaults = data.get("defaults", {})
     defaults = (check.table("defaults", defaults, KEYS, KEYS)
@@ -304,7 +323,7 @@ def _parts(check, data):
             check.say(section, "name", f"there is another scenario {name}")
         seen.add(name)
         good = check.table(section, table, KEYS, KEYS)
-        part = {**{k: [v[1]] for k, v in KEYS.items()}, **defaults, **good}
+        part = {**{k: [v[1]] for k, v in KEYS.items()}, "link": [link], **defaults, **good}
         part = {**{k: v for k, v in part.items() if len(v) == 1},
                 **{k: v for k, v in part.items() if len(v) > 1}}
         count = 1
@@ -323,28 +342,30 @@ def _parts(check, data):
     return parts
 
 
-def parse(text, path="scenario"):
-    """A Scenario; ScenarioError if anything is wrong with the file."""
+def parse(text, path="scenario", peer=False):
+    """A Scenario; ScenarioError if anything is wrong with the file. peer: as for another host."""
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise ScenarioError(f"{path}:{line[1] if line else 1}: no TOML: {error}") from error
     check = _Checker(text, path)
+    if peer:
+        check.own_link(data)
     head = {k: v for k, v in data.items() if k not in ("vmm", "defaults", "scenario")}
     top = {**{k: v[1] for k, v in TOP.items()}, **check.table("", head, TOP)}
     if top["title"] is None and "title" not in data:
         check.say("", "title", "it must be said")
     vmms = _vmms(check, data, top.pop("vmms"))
-    parts = _parts(check, data)
+    parts = _parts(check, data, PEER if peer else KEYS["link"][1])
     if check.wrong:
         raise ScenarioError("\n".join(check.wrong))
     return Scenario(**top, vmms=vmms, parts=parts)
 
 
-def load(path):
+def load(path, peer=False):
     try:
         with open(path, encoding="utf-8") as file:
-            return parse(file.read(), path)
+            return parse(file.read(), path, peer)
     except (OSError, UnicodeDecodeError) as error:
         raise ScenarioError(f"{path}: {getattr(error, 'strerror', None) or error}") from error

@@ -71,18 +71,24 @@ class Driver:
         return None
 
     def prepare(self, source, destination, settings):
-        """Set what the migration shall be like. LabError if the VMM does not take it."""
-        both = (source, destination)
+        """
+        Set what the migration shall be like. LabError if the VMM does not take it. One of the two is
+        None where it is another host's.
+        """
+        both = [side for side in (source, destination) if side]
         if settings["link"] == "file":
             self._capability(both, "mapped-ram")
         if settings["channels"] > 1 or settings["compression"] != "none":
-            self._multifd(both, settings)
+            self._multifd(source, destination, settings)
+        if not source:
+            return
         if settings["throttle"] == "auto":
             self._capability((source,), "auto-converge")
         source.qmp.execute("migrate-set-parameters", max_bandwidth=NO_LIMIT[self.kind],
                            downtime_limit=settings["downtime_limit_ms"])
 
-    def _multifd(self, sides, settings):
+    def _multifd(self, source, destination, settings):
+        sides = [side for side in (source, destination) if side]
         self._capability(sides, "multifd")
         for side in sides:
             side.qmp.execute("migrate-set-parameters", multifd_channels=settings["channels"])
@@ -125,12 +131,11 @@ class FerryDriver(Driver):
             return command + ["--kernel", kernel, "--cmdline", cmdline]
         return command + ["--incoming", "defer"]
 
-    def _multifd(self, sides, settings):
-        source = sides[:1]  # the destination is told by the source
+    def _multifd(self, source, _destination, settings):
         if settings["link"] == "file":
-            source[0].qmp.execute("migrate-set-parameters", multifd_channels=settings["channels"])
-        else:
-            super()._multifd(source, settings)
+            source.qmp.execute("migrate-set-parameters", multifd_channels=settings["channels"])
+        elif source:  # the destination is told by the source
+            super()._multifd(source, None, settings)
 
 
 class QemuDriver(Driver):

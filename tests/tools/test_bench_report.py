@@ -325,7 +325,8 @@ class ReportTest(unittest.TestCase):
     def test_whatever_goes_wrong_in_a_run(self):
         run = next(r for r in matrix.expand(scenario.parse(FILE), 1) if r.kind == "measured")
         with mock.patch.object(runner.Attempt, "perform", side_effect=ZeroDivisionError("by 0")):
-            result = runner.attempt(run, None, runner.Watch(), 1)
+            one = runner.Attempt(run, None, runner.Watch(), 1)
+            result = runner.attempt(one, mock.Mock(missing=lambda _settings: None))
         self.assertEqual(result.outcome, results.FAILED)
         self.assertIn("by 0", result.reason)
 
