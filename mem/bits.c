@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "mem/bits.h"
 
+#include <immintrin.h>
+
 uint64_t bits_word_mask(uint64_t w, uint64_t first, uint64_t n)
 {
 	uint64_t start = w * 64, end = first + n;
@@ -21,7 +23,8 @@ void bits_set_range(uint64_t *map, uint64_t first, uint64_t n)
 		map[w] |= bits_word_mask(w, first, n);
 }
 
-uint64_t bits_count(const uint64_t *map, uint64_t n_words)
+__attribute__((target("popcnt"))) static uint64_t count_popcnt(const uint64_t *map,
+							       uint64_t n_words)
 {
 	uint64_t count = 0;
 
@@ -30,16 +33,32 @@ uint64_t bits_count(const uint64_t *map, uint64_t n_words)
 	return count;
 }
 
+uint64_t bits_count(const uint64_t *map, uint64_t n_words)
+{
+	uint64_t count = 0;
+
+	if (__builtin_cpu_supports("popcnt"))
+		return count_popcnt(map, n_words);
+	for (uint64_t w = 0; w < n_words; w++)
+		count += (uint64_t)__builtin_popcountll(map[w]);
+	return count;
+}
+
+/* Are 16 words all zero? With SSE2, which every x86-64 has. */
+static bool zero_16(const uint64_t *map)
+{
+	__m128i a = _mm_setzero_si128();
+
+	for (unsigned i = 0; i < 8; i++)
+		a = _mm_or_si128(a, _mm_loadu_si128((const __m128i *)map + i));
+	return _mm_movemask_epi8(_mm_cmpeq_epi8(a, _mm_setzero_si128())) == 0xffff;
+}
+
 uint64_t bits_next_word(const uint64_t *map, uint64_t n_words, uint64_t from)
 {
 	/* As fast as memory is: a bitmap of the log is mostly zeroes, and megabytes of them. */
-	while (from + 8 <= n_words) {
-		const uint64_t *w = map + from;
-
-		if ((w[0] | w[1] | w[2] | w[3]) | (w[4] | w[5] | w[6] | w[7]))
-			break;
-		from += 8;
-	}
+	while (from + 16 <= n_words && zero_16(map + from))
+		from += 16;
 	while (from < n_words && !map[from])
 		from++;
 	return from;

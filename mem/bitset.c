@@ -2,13 +2,22 @@
 #include "mem/bitset.h"
 
 #include <errno.h>
+#include <immintrin.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mem/bits.h"
 
-#define LINE_WORDS 8
+#define EVEN        0x5555555555555555ull
+#define GROUP_WORDS 64 /* words that one word of group bits speaks of */
+
+#ifndef __has_feature
+#define __has_feature(x) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || __has_feature(thread_sanitizer)
+#define NO_PAIRS
+#endif
 
 int bitset_init(struct bitset *s, uint64_t n_bits)
 {
@@ -98,143 +107,205 @@ uint64_t bitset_next_word(const struct bitset *s, uint64_t word)
 	}
 }
 
-/* Set bits of one word, but not its group bit; without a write if there is nothing new. */
-static unsigned or_word(uint64_t *at, uint64_t bits)
+/* Set bits of one word; without a write if there is nothing new. Which of them were clear. */
+static uint64_t or_word(uint64_t *at, uint64_t bits)
 {
 	uint64_t old = __atomic_load_n(at, __ATOMIC_SEQ_CST);
 
 	if (!(bits & ~old))
 		return 0;
-	old = __atomic_fetch_or(at, bits, __ATOMIC_SEQ_CST);
-	return (unsigned)__builtin_popcountll(bits & ~old);
+	return bits & ~__atomic_fetch_or(at, bits, __ATOMIC_SEQ_CST);
 }
 
 /*
- * Two words at once, where both get new bits: a locked operation costs as much on 16 bytes as on 8,
- * and they are most of what merging scattered bits costs. The sanitizer cannot see into it.
+ * The same with two words at once, at[0] on 16 bytes: a locked operation costs nearly as much on 8,
+ * and they are most of what merging costs. The sanitizer cannot see into it.
  */
-static unsigned or_pair(uint64_t *at, uint64_t low, uint64_t high)
+static inline __attribute__((always_inline)) void or_pair(uint64_t *at, const uint64_t bits[2],
+							  uint64_t fresh[2])
 {
-#ifndef __SANITIZE_THREAD__
-	uint64_t old_low = __atomic_load_n(&at[0], __ATOMIC_SEQ_CST);
-	uint64_t old_high = __atomic_load_n(&at[1], __ATOMIC_SEQ_CST);
-	bool done;
+#ifndef NO_PAIRS
+	uint64_t low = __atomic_load_n(&at[0], __ATOMIC_SEQ_CST);
+	uint64_t high = __atomic_load_n(&at[1], __ATOMIC_SEQ_CST);
+	bool done = false;
 
-	while ((low & ~old_low) && (high & ~old_high)) {
+	while (!done && ((bits[0] & ~low) | (bits[1] & ~high)))
 		__asm__ volatile("lock cmpxchg16b %[at]"
-				 : "=@cce"(done), [at] "+m"(*(uint64_t(*)[2])at), "+a"(old_low),
-				   "+d"(old_high)
-				 : "b"(old_low | low), "c"(old_high | high)
+				 : "=@cce"(done), [at] "+m"(*(uint64_t(*)[2])at), "+a"(low),
+				   "+d"(high)
+				 : "b"(bits[0] | low), "c"(bits[1] | high)
 				 : "memory");
-		if (done)
-			return (unsigned)(__builtin_popcountll(low & ~old_low) +
-					  __builtin_popcountll(high & ~old_high));
-	}
+	fresh[0] = bits[0] & ~low;
+	fresh[1] = bits[1] & ~high;
+#else
+	fresh[0] = or_word(&at[0], bits[0]);
+	fresh[1] = or_word(&at[1], bits[1]);
 #endif
-	return or_word(&at[0], low) + or_word(&at[1], high);
 }
 
-/* A merge under way: words that are written, and cannot be found yet. */
-struct merge {
-	const struct bitset *s;
-	uint64_t group, marks, added;
+static uint64_t merge_word(const struct bitset *s, uint64_t word, uint64_t bits)
+{
+	uint64_t fresh;
+
+	if (!bits)
+		return 0;
+	fresh = or_word(&s->words[word], bits);
+	set_groups(s, word / 64, 1ull << (word % 64));
+	return (uint64_t)__builtin_popcountll(fresh);
+}
+
+/*
+ * Merging bits[] onto the words at[] of a group. Nothing in here branches on single words, since
+ * whether one of scattered bits lies in a word is nothing that a processor could guess: `marks`
+ * are the words that bits[] has bits in, and of the pairs of words only those are looked at of
+ * which one is in `fresh`, the words that lack some of them.
+ */
+struct group_masks {
+	uint64_t marks, fresh;
 };
 
-static void merge_flush(struct merge *m)
+static inline __attribute__((always_inline)) uint64_t
+merge_pairs(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t fresh)
 {
-	if (m->marks)
-		set_groups(m->s, m->group, m->marks);
-	m->marks = 0;
-}
+	uint64_t added = 0;
 
-static void merge_mark(struct merge *m, uint64_t word)
-{
-	if (word / 64 != m->group) {
-		merge_flush(m);
-		m->group = word / 64;
+	for (uint64_t left = (fresh | fresh >> 1) & EVEN; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		uint64_t set[2];
+
+		or_pair(&at[i], &bits[i], set);
+		added += (uint64_t)(__builtin_popcountll(set[0]) + __builtin_popcountll(set[1]));
 	}
-	m->marks |= 1ull << (word % 64);
+	return added;
 }
 
-static void merge_word(struct merge *m, uint64_t word, uint64_t bits)
+/* bits[first..end). The word beside it that makes up a pair, if any, is 0 in bits[]. */
+static uint64_t merge_part(uint64_t *at, const uint64_t bits[GROUP_WORDS], unsigned first,
+			   unsigned end, uint64_t *marks)
 {
-	if (!bits)
-		return;
-	m->added += or_word(&m->s->words[word], bits);
-	merge_mark(m, word);
-}
+	struct group_masks m = {0};
 
-/* Words `word` (even) and the next. */
-static void merge_pair(struct merge *m, uint64_t word, uint64_t low, uint64_t high)
-{
-	if (!(low | high))
-		return;
-	m->added += or_pair(&m->s->words[word], low, high);
-	if (low)
-		merge_mark(m, word);
-	if (high)
-		merge_mark(m, word + 1);
-}
+	for (unsigned i = first; i < end; i++) {
+		uint64_t old = __atomic_load_n(&at[i], __ATOMIC_SEQ_CST);
 
-/* What of from[i] and the word before it falls on one word of the set. 1 <= shift <= 63. */
-static uint64_t joined(const uint64_t *from, uint64_t i, unsigned shift)
-{
-	return from[i] << shift | from[i - 1] >> (64 - shift);
-}
-
-/* Whole words of from[0..n), shifted up by `shift`, onto the words from `word` on. */
-static void merge_words(struct merge *m, uint64_t word, unsigned shift, const uint64_t *from,
-			uint64_t n)
-{
-	uint64_t i = 0;
-
-	if (!n)
-		return;
-	if (shift) {
-		merge_word(m, word, from[0] << shift);
-		i = 1;
+		m.marks |= (uint64_t)(bits[i] != 0) << i;
+		m.fresh |= (uint64_t)((bits[i] & ~old) != 0) << i;
 	}
-	if (i < n && (word + i) % 2) {
-		merge_word(m, word + i, shift ? joined(from, i, shift) : from[i]);
-		i++;
+	*marks = m.marks;
+	return merge_pairs(at, bits, m.fresh);
+}
+
+#ifndef NO_PAIRS
+#define FAST __attribute__((target("avx2,bmi,bmi2,popcnt")))
+
+/* One bit for each of four words that is not 0. */
+FAST static uint64_t four(__m256i words)
+{
+	__m256i zeroes = _mm256_cmpeq_epi64(words, _mm256_setzero_si256());
+
+	return (uint64_t)(~_mm256_movemask_pd(_mm256_castsi256_pd(zeroes)) & 15);
+}
+
+/* A whole group. Each of its words is read at once, as x86 does it for 8 bytes in their place. */
+FAST static uint64_t merge_whole(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t *marks)
+{
+	struct group_masks m = {0};
+
+	for (unsigned i = 0; i < GROUP_WORDS; i += 4) {
+		__m256i new = _mm256_loadu_si256((const __m256i *)(bits + i));
+		__m256i old = _mm256_loadu_si256((const __m256i *)(at + i));
+
+		m.marks |= four(new) << i;
+		m.fresh |= four(_mm256_andnot_si256(old, new)) << i;
 	}
-	if (shift) {
-		for (; i + 2 <= n; i += 2)
-			merge_pair(m, word + i, joined(from, i, shift), joined(from, i + 1, shift));
-	} else {
-		for (; i + 2 <= n; i += 2)
-			merge_pair(m, word + i, from[i], from[i + 1]);
+	*marks = m.marks;
+	return merge_pairs(at, bits, m.fresh);
+}
+
+static bool have_fast(void)
+{
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
+	       __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+}
+#else
+/* The sanitizer is to see every access. */
+static bool have_fast(void)
+{
+	return false;
+}
+
+static uint64_t merge_whole(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t *marks)
+{
+	return merge_part(at, bits, 0, GROUP_WORDS, marks);
+}
+#endif
+
+static uint64_t merge_group(const struct bitset *s, uint64_t group, unsigned first, unsigned end,
+			    const uint64_t bits[GROUP_WORDS])
+{
+	uint64_t *at = &s->words[group * GROUP_WORDS], marks, added;
+
+	if (end - first == GROUP_WORDS && have_fast())
+		added = merge_whole(at, bits, &marks);
+	else
+		added = merge_part(at, bits, first, end, &marks);
+	if (marks)
+		set_groups(s, group, marks);
+	return added;
+}
+
+/* Words from[i..n), each shifted up by `shift` with what is above in the one before it. */
+static uint64_t merge_shifted(const struct bitset *s, uint64_t word, unsigned shift,
+			      const uint64_t *from, uint64_t i, uint64_t n)
+{
+	uint64_t bits[GROUP_WORDS], added = 0, next;
+	unsigned first, end;
+
+	for (; i < n; i += end - first) {
+		/* Stretches without bits are skipped in great steps, but whole groups are best. */
+		next = bits_next_word(from, n, i - (shift != 0));
+		if (next >= n)
+			break;
+		first = (unsigned)((word + next) % GROUP_WORDS);
+		if (next > i + first)
+			i = next - first;
+		first = (unsigned)((word + i) % GROUP_WORDS);
+		end = n - i < GROUP_WORDS - first ? first + (unsigned)(n - i) : GROUP_WORDS;
+		bits[first & ~1u] = bits[(end - 1) | 1] = 0;
+		if (shift) {
+			for (unsigned k = first; k < end; k++)
+				bits[k] = from[i + k - first] << shift |
+					  from[i + k - first - 1] >> (64 - shift);
+		} else {
+			memcpy(bits + first, from + i, (end - first) * sizeof(*bits));
+		}
+		added += merge_group(s, (word + i) / GROUP_WORDS, first, end, bits);
 	}
-	if (i < n)
-		merge_word(m, word + i, shift ? joined(from, i, shift) : from[i]);
-	if (shift)
-		merge_word(m, word + n, from[n - 1] >> (64 - shift));
+	return added;
 }
 
 uint64_t bitset_merge(const struct bitset *s, uint64_t first, const uint64_t *from, uint64_t n)
 {
-	struct merge m = {.s = s, .group = first / 4096};
-	uint64_t n_words = n / 64, rest = n % 64, bits, end = 0;
+	uint64_t word = first / 64, n_words = n / 64, rest = n % 64, added = 0, bits;
+	unsigned shift = (unsigned)(first % 64);
 
 	if (!n)
 		return 0;
 	/* What this thread wrote is visible from here on, also through bits that are set already.
 	 */
-	(void)__atomic_fetch_or(&s->groups[first / 4096], 0, __ATOMIC_SEQ_CST);
-	for (uint64_t i = 0; (i = bits_next_word(from, n_words, i)) < n_words; i = end) {
-		/* Up to the next stretch without bits, which is skipped in great steps. */
-		end = i + LINE_WORDS < n_words ? i + LINE_WORDS : n_words;
-		while (end < n_words && from[end])
-			end++;
-		merge_words(&m, (first + i * 64) / 64, first % 64, from + i, end - i);
+	(void)__atomic_fetch_or(&s->groups[word / 64], 0, __ATOMIC_SEQ_CST);
+	if (!shift) {
+		added += merge_shifted(s, word, 0, from, 0, n_words);
+	} else if (n_words) {
+		added += merge_word(s, word, from[0] << shift);
+		added += merge_shifted(s, word, shift, from, 1, n_words);
+		added += merge_word(s, word + n_words, from[n_words - 1] >> (64 - shift));
 	}
 	if (rest) {
 		bits = from[n_words] & bits_word_mask(0, 0, rest);
-		first += n_words * 64;
-		merge_word(&m, first / 64, bits << (first % 64));
-		if (first % 64)
-			merge_word(&m, first / 64 + 1, bits >> (64 - first % 64));
+		added += merge_word(s, word + n_words, bits << shift);
+		if (shift)
+			added += merge_word(s, word + n_words + 1, bits >> (64 - shift));
 	}
-	merge_flush(&m);
-	return m.added;
+	return added;
 }

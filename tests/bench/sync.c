@@ -120,7 +120,7 @@ static void map_row(struct map_bench *b, const char *size, double part)
 
 static int maps(uint64_t gib, const char *size)
 {
-	static const double parts[] = {0, 0.001, 0.01, 0.1, 1};
+	static const double parts[] = {0, 0.001, 0.01, 0.04, 0.1, 1};
 	struct map_bench b = {.n_pages = gib * GIB_PAGES};
 	uint64_t block_pages = b.n_pages + 64;
 

@@ -140,6 +140,58 @@ START_TEST(every_shift)
 }
 END_TEST
 
+/*
+ * Whole groups, which are merged in their own way, beside parts of them: every shift, from and to
+ * places around the ends of groups, onto sets that have nothing, some or all of it already.
+ */
+START_TEST(whole_groups)
+{
+	static const uint64_t lengths[] = {4095, 4096, 4097, 8192 - 64, 8192, 3 * 4096 + 200};
+	uint64_t r = 7, n_bits = 5 * 4096 - 500;
+	struct bitset s;
+
+	ck_assert_int_eq(bitset_init(&s, n_bits), 0);
+	for (uint64_t first = 4096 - 66; first <= 4096 + 66; first++) {
+		uint64_t n = lengths[first % 6];
+
+		memset(model, 0, sizeof(model));
+		for (unsigned step = 0; step < 3; step++) {
+			fill_from(n, &r);
+			ck_assert_uint_eq(bitset_merge(&s, first, from, n), model_merge(first, n));
+			check(&s);
+			ck_assert_uint_eq(bitset_merge(&s, first, from, n), 0);
+		}
+		for (uint64_t w = 0; (w = bitset_next_word(&s, w)) < s.n_words; w++)
+			ck_assert_uint_eq(bitset_take(&s, w, ~0ull), model_take(w, ~0ull, n_bits));
+		ck_assert_uint_eq(bits_count(s.groups, bits_words(s.n_words)), 0);
+	}
+	bitset_free(&s);
+}
+END_TEST
+
+/* Looking for words, and counting, at any place and of any length. */
+START_TEST(plain_bits)
+{
+	static uint64_t map[80];
+	uint64_t set;
+
+	for (uint64_t at = 0; at < 80; at++) {
+		memset(map, 0, sizeof(map));
+		map[at] = 1ull << (at * 7 % 64);
+		for (uint64_t start = 0; start <= 40; start++) {
+			for (uint64_t n = start; n <= 80; n++)
+				ck_assert_uint_eq(bits_next_word(map, n, start),
+						  at >= start && at < n ? at : n);
+		}
+		map[79 - at] |= 0xff00ff;
+		set = 0;
+		for (uint64_t i = 0; i < 80 * 64; i++)
+			set += bits_test(map, i);
+		ck_assert_uint_eq(bits_count(map, 80), set);
+	}
+}
+END_TEST
+
 START_TEST(shapes)
 {
 	static const uint64_t sizes[] = {0, 1, 63, 64, 65, 4095, 4096, 4097};
@@ -174,13 +226,14 @@ struct race {
 static void *merger(void *arg)
 {
 	struct race *race = arg;
-	uint64_t r = (uint64_t)(uintptr_t)&r, words[20], set = 0;
+	uint64_t r = (uint64_t)(uintptr_t)&r, words[150], set = 0;
 
 	for (unsigned i = 0; i < ROUNDS; i++) {
-		uint64_t n = synth_random(&r) % (20 * 64);
+		/* Now and then enough for whole groups. */
+		uint64_t n = synth_random(&r) % (i % 16 == 1 ? 150 * 64 : 20 * 64);
 		uint64_t first = synth_random(&r) % (RACE_BITS - n);
 
-		for (unsigned w = 0; w < 20; w++)
+		for (unsigned w = 0; w < bits_words(n) || !w; w++)
 			words[w] = synth_random(&r) & synth_random(&r);
 		if (i % 2)
 			set += bitset_merge(&race->s, first, words, n);
@@ -271,4 +324,5 @@ START_TEST(two_finders)
 }
 END_TEST
 
-PAIR_SUITE("bitset", random_operations, every_shift, shapes, four_threads, two_finders)
+PAIR_SUITE("bitset", random_operations, every_shift, whole_groups, plain_bits, shapes, four_threads,
+	   two_finders)
