@@ -22,6 +22,9 @@ int mig_live_start(struct mig_live *l, const struct mem *mem, const struct mig_d
 		return err_set(e, ENOMEM, "out of memory for the bitmap of dirty pages");
 	rc = dirty->start(dirty->ctx, e);
 	if (!rc)
+		rc = mig_sync_start(&l->sync, dirty, &l->bitmap, MIG_SYNC_BACKGROUND_NS, e);
+	l->syncing = !rc;
+	if (!rc)
 		mig_bitmap_fill(&l->bitmap);
 	return rc;
 }
@@ -30,6 +33,8 @@ void mig_live_stop(struct mig_live *l)
 {
 	if (!l->started)
 		return;
+	if (l->syncing)
+		mig_sync_stop(&l->sync);
 	l->dirty->stop(l->dirty->ctx);
 	mig_bitmap_free(&l->bitmap);
 	if (l->bytes)
@@ -41,7 +46,7 @@ void mig_live_stop(struct mig_live *l)
 
 int mig_live_sync(struct mig_live *l, struct err *e)
 {
-	return l->dirty->harvest(l->dirty->ctx, &l->bitmap, e);
+	return mig_sync_now(&l->sync, e);
 }
 
 uint64_t mig_live_left(const struct mig_live *l)

@@ -13,6 +13,7 @@
 
 #include "migration/bitmap.h"
 #include "migration/machine.h"
+#include "migration/sync.h"
 
 /* Copied while the guest is dark at most; what does not fit is written in the dark. */
 #define MIG_LIVE_COPY_PAGES (1u << 16)
@@ -26,7 +27,8 @@ struct mig_live {
 	const struct mem *mem;
 	const struct mig_dirty_source *dirty;
 	struct mig_bitmap bitmap;
-	bool started;
+	bool started, syncing; /* the dirty source; the worker that reads it */
+	struct mig_sync sync;
 	pthread_mutex_t lock;         /* one thread protects at a time */
 	struct mig_live_copy *copies; /* in the order of their places */
 	uint8_t *bytes;               /* of the copies, one after the other; page-aligned */

@@ -11,12 +11,16 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "migration/brake.h"
 #include "migration/file_save.h"
 #include "migration/file_target.h"
 
 #define LIVE_LEFT_PAGES 1024 /* copied in a millisecond: another pass would not pay */
 #define LIVE_PASSES_MIN 3
 #define LIVE_PASSES_MAX 30
+/* If the guest may be slowed: so many, none shorter than this, since slowing takes its time. */
+#define BRAKED_PASSES_MAX  200
+#define BRAKED_PASS_MIN_NS (50 * NS_PER_MS)
 
 struct mig_save {
 	/* constant after start */
@@ -29,11 +33,13 @@ struct mig_save {
 	pthread_mutex_t lock;
 	struct mig_status status;
 	uint64_t pass_pages, pass_begin; /* live: how many there are in this pass, of all so far */
+	bool braking;                    /* live: the brake is there, on or not */
 	bool ended;
 	/* the coordinator's own */
 	struct mig_file_target target;
 	struct mig_file_save file;
 	struct mig_live live;
+	struct mig_brake brake;
 	struct mig_file_guest guest;
 	bool paused, was_running;
 	uint64_t paused_ns, dark_ns;
@@ -130,23 +136,83 @@ static void begin_pass(struct mig_save *s, unsigned pass)
 		s->cfg.on_event(s->cfg.event_ctx, &ev);
 }
 
+static bool may_brake(const struct mig_save *s)
+{
+	const struct mig_throttle_params *p = &s->cfg.throttle;
+
+	return (p->auto_converge || p->dirty_limit) && s->cfg.cpus.n_cpus;
+}
+
+/* The last of it: what it has done stays to be seen. */
+static void end_brake(struct mig_save *s)
+{
+	pthread_mutex_lock(&s->lock);
+	if (!s->braking) {
+		pthread_mutex_unlock(&s->lock);
+		return;
+	}
+	s->braking = false;
+	mig_brake_status(&s->brake, &s->status.throttle);
+	pthread_mutex_unlock(&s->lock);
+	mig_brake_stop(&s->brake);
+}
+
+static int begin_live(struct mig_save *s, struct err *e)
+{
+	int rc = mig_live_start(&s->live, s->cfg.mem, s->cfg.live, e);
+
+	if (rc)
+		return rc;
+	s->file.live = &s->live;
+	mig_brake_start(&s->brake, &s->cfg.cpus, &s->live.sync, &s->live.bitmap);
+	pthread_mutex_lock(&s->lock);
+	s->braking = true;
+	pthread_mutex_unlock(&s->lock);
+	return 0;
+}
+
+/* One pass, and what has been written meanwhile. */
+static int one_pass(struct mig_save *s, struct err *e)
+{
+	uint64_t begin_ns = clock_mono_ns(), begin = written_pages(s), sent_bytes, took_ns;
+	int rc = mig_file_save_pages(&s->file, e);
+
+	took_ns = clock_mono_ns() - begin_ns;
+	if (!rc && may_brake(s) && begin && took_ns < BRAKED_PASS_MIN_NS &&
+	    mig_stop_wait(&s->stop, -1, 0, BRAKED_PASS_MIN_NS - took_ns) == -ECANCELED)
+		rc = err_set(e, ECANCELED, "cancelled");
+	if (!rc)
+		rc = mig_live_sync(&s->live, e);
+	if (rc)
+		return rc;
+	sent_bytes = (written_pages(s) - begin) * MEM_PAGE_BYTES;
+	mig_brake_feed(&s->brake, &s->cfg.throttle,
+		       (uint64_t)((double)sent_bytes * (double)NS_PER_SEC / (double)(took_ns + 1)),
+		       LIVE_LEFT_PAGES * MEM_PAGE_BYTES, 0);
+	mig_brake_pass(&s->brake, sent_bytes, mig_live_left(&s->live) * MEM_PAGE_BYTES);
+	return 0;
+}
+
 /* Write what has to be, until little of it is left, or until that does not help any more. */
 static int write_passes(struct mig_save *s, struct err *e)
 {
 	uint64_t left = UINT64_MAX, before;
 	unsigned pass = 1;
+	bool helps;
 	int rc;
 
 	begin_pass(s, pass);
 	do {
-		rc = mig_file_save_pages(&s->file, e);
+		rc = one_pass(s, e);
 		before = left;
-		if (!rc)
-			rc = mig_live_sync(&s->live, e);
 		left = mig_live_left(&s->live);
 		begin_pass(s, ++pass);
-	} while (!rc && pass < LIVE_PASSES_MAX && left > LIVE_LEFT_PAGES &&
-		 (pass < LIVE_PASSES_MIN || left <= before / 2));
+		if (may_brake(s))
+			helps = pass < BRAKED_PASSES_MAX;
+		else
+			helps = pass < LIVE_PASSES_MIN ||
+				(pass < LIVE_PASSES_MAX && left <= before / 2);
+	} while (!rc && left > LIVE_LEFT_PAGES && helps);
 	return rc;
 }
 
@@ -157,19 +223,22 @@ static int write_passes(struct mig_save *s, struct err *e)
 static int running(struct mig_save *s, struct err *e)
 {
 	bool copy = s->cfg.go_on;
-	int rc = mig_live_start(&s->live, s->cfg.mem, s->cfg.live, e);
+	int rc = begin_live(s, e);
 
-	s->file.live = &s->live;
 	s->file.background = true;
 	if (!rc)
 		rc = write_passes(s, e);
 	s->file.background = false;
 	if (!rc && copy)
 		rc = mig_live_make_room(&s->live, mig_live_left(&s->live) * 2, e);
+	if (s->braking)
+		mig_brake_hold(&s->brake, true);
 	if (!rc)
 		rc = pause_guest(s, e);
 	if (!rc)
 		rc = mig_live_sync(&s->live, e);
+	if (s->braking)
+		mig_brake_release(&s->brake);
 	if (!rc && copy)
 		mig_live_copy(&s->live);
 	if (!rc && mig_live_left(&s->live))
@@ -220,6 +289,8 @@ static void finish(struct mig_save *s, int rc, struct err *e)
 	struct err why = ERR_INIT;
 	size_t len;
 
+	if (s->braking)
+		mig_brake_release(&s->brake);
 	if (!rc && s->paused) {
 		rc = let_go(s, e);
 		if (rc)
@@ -238,6 +309,7 @@ static void finish(struct mig_save *s, int rc, struct err *e)
 	st.downtime_ns = s->dark_ns;
 	if (s->paused_ns && !s->dark_ns)
 		st.downtime_ns = clock_mono_ns() - s->paused_ns;
+	end_brake(s);
 	mig_live_stop(&s->live);
 	mig_file_target_close(&s->target);
 	pthread_mutex_lock(&s->lock);
@@ -313,6 +385,8 @@ void mig_save_status(struct mig_save *s, struct mig_status *out)
 			all = s->pass_pages * MEM_PAGE_BYTES;
 			done = (written_pages(s) - s->pass_begin) * MEM_PAGE_BYTES;
 		}
+		if (s->braking)
+			mig_brake_status(&s->brake, &out->throttle);
 		out->total_ns = clock_mono_ns() - s->begin_ns;
 		out->normal_pages = atomic_load(&p->normal_pages);
 		out->zero_pages = atomic_load(&p->zero_pages);

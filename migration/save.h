@@ -41,6 +41,13 @@ struct mig_save_config {
 	 * it is dark while that is copied and its state collected. NULL: it stands still.
 	 */
 	const struct mig_dirty_source *live;
+	/*
+	 * Live, and it writes faster than the file takes it: throttle.auto_converge (or
+	 * dirty_limit) has its vCPUs slowed until little is left (migration/brake.h). Without: its
+	 * last pages are written while it is dark, as soon as more passes would not help.
+	 */
+	struct mig_cpu_source cpus;
+	struct mig_throttle_params throttle;
 	bool go_on; /* after success: the guest goes on as before, instead of staying paused */
 	mig_event_fn *on_event;
 	void *event_ctx;

@@ -156,7 +156,7 @@ class TestLive(SaveTest):
             path = self.lab.path(f"saved{i}")
             src = self.writer(f"src{i}", cmdline=cmdline, cpus=2)
             self.wait_writes(src, 200)
-            out = self.save(src, path, "--live")
+            out = self.save(src, path, "--live", *(["--auto-converge"] if i == 1 else []))
             self.assertRegex(out, "dark for")
             self.assertEqual(src.status(), "running")
             info = self.query(src)
@@ -445,6 +445,10 @@ class TestFailures(SaveTest):
         self.assertIn("no regular file", self.save(src, self.lab.folder, status=1))
         self.assertIn("do not go together",
                       self.save(src, self.lab.path("x"), "--cont", "--quit", status=2))
+        self.assertIn("goes with --live",
+                      self.save(src, self.lab.path("x"), "--auto-converge", status=2))
+        answer = src.qmp.try_execute("x-ferry-save", path=self.lab.path("x"), auto_converge=True)
+        self.assertIn("auto-converge", answer["error"]["desc"])
         self.assertEqual(src.status(), "running")
         self.verify_lives(src)
 

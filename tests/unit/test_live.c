@@ -80,6 +80,35 @@ START_TEST(goes_on)
 }
 END_TEST
 
+/* It writes faster than the file takes it: slowed if that is wanted, and free in the end. */
+START_TEST(slowed)
+{
+	struct saved s;
+
+	for (unsigned i = 0; i < 2; i++) {
+		up(&s, 45 + i);
+		s.cfg.go_on = true;
+		s.cfg.cpus = s.src->cpus;
+		s.cfg.throttle = (struct mig_throttle_params){
+			.auto_converge = i == 1, .trigger_percent = 50, .max_percent = 99};
+		/* For every extent: so the file takes less than is written. */
+		atomic_store(&s.src->delay_ns[SYNTH_PROTECT], 3 * NS_PER_MS);
+		synth_start_writer(s.src, 0, 8000, 0);
+		ck_assert_msg(saved_save(&s) == MIG_COMPLETED, "%s", s.status.error);
+		if (i)
+			ck_assert_uint_lt(atomic_load(&s.src->lowest_shares[0]), MIG_SHARE_FULL);
+		else
+			ck_assert_uint_eq(atomic_load(&s.src->lowest_shares[0]), MIG_SHARE_FULL);
+		ck_assert_uint_eq(atomic_load(&s.src->lowest_shares[1]), MIG_SHARE_FULL);
+		ck_assert_uint_eq(atomic_load(&s.src->shares[0]), MIG_SHARE_FULL);
+		ck_assert_int_eq(s.status.throttle.stall_ns > 0, i == 1);
+		ck_assert(!s.status.throttle.active);
+		ck_assert_msg(saved_restore(&s, RAM) == MIG_COMPLETED, "%s", s.status.error);
+		saved_down(&s);
+	}
+}
+END_TEST
+
 START_TEST(callbacks_fail)
 {
 	static const enum synth_call calls[] = {SYNTH_START, SYNTH_HARVEST, SYNTH_PROTECT,
@@ -198,4 +227,4 @@ START_TEST(pages_come_and_go)
 }
 END_TEST
 
-PAIR_SUITE("live", same_as_the_guest, goes_on, callbacks_fail, cancelled, pages_come_and_go)
+PAIR_SUITE("live", same_as_the_guest, goes_on, slowed, callbacks_fail, cancelled, pages_come_and_go)

@@ -14,7 +14,7 @@
 #define QUIT_MS 15000
 
 struct save_options {
-	bool json, live, go_on, quit, direct_io;
+	bool json, live, auto_converge, go_on, quit, direct_io;
 	uint64_t n_threads;
 };
 
@@ -36,6 +36,13 @@ static int set_live(void *out, const char *value, struct err *e)
 {
 	(void)value, (void)e;
 	((struct save_options *)out)->live = true;
+	return 0;
+}
+
+static int set_auto_converge(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct save_options *)out)->auto_converge = true;
 	return 0;
 }
 
@@ -71,6 +78,8 @@ static int set_threads(void *out, const char *value, struct err *e)
 
 static const struct opt save_table[] = {
 	{"live", NULL, "the guest runs meanwhile, and goes on (unless --quit)", set_live},
+	{"auto-converge", NULL, "live: slow down vCPUs that write faster than the file takes it",
+	 set_auto_converge},
 	{"cont", NULL, "the guest goes on when it is saved (default: it stays paused)", set_go_on},
 	{"quit", NULL, "end the guest's process when it is saved", set_quit},
 	{"direct-io", NULL, "write past the page cache", set_direct_io},
@@ -151,16 +160,26 @@ static int conclude(struct saving *s)
 									: EXIT_FAILED;
 }
 
+static json_t *arguments(const struct saving *s)
+{
+	json_t *args = json_pack("{s:s,s:b,s:b,s:I,s:b}", "path", s->path, "live", s->opts->live,
+				 "go-on", s->opts->go_on, "multifd-channels",
+				 (json_int_t)s->opts->n_threads, "direct-io", s->opts->direct_io);
+
+	/* Not given: as the capability of that name says. */
+	if (args && s->opts->auto_converge &&
+	    json_object_set_new(args, "auto-converge", json_true())) {
+		json_decref(args);
+		args = NULL;
+	}
+	return args;
+}
+
 /* Returns the exit status; *e is set if the end of the save has not been seen. */
 static int save(struct saving *s, struct err *e)
 {
 	struct err why = ERR_INIT;
-	int rc = client_call(s->f.client, "x-ferry-save",
-			     json_pack("{s:s,s:b,s:b,s:I,s:b}", "path", s->path, "live",
-				       s->opts->live, "go-on", s->opts->go_on, "multifd-channels",
-				       (json_int_t)s->opts->n_threads, "direct-io",
-				       s->opts->direct_io),
-			     NULL, &why);
+	int rc = client_call(s->f.client, "x-ferry-save", arguments(s), NULL, &why);
 
 	if (rc == -EREMOTEIO) { /* refused: nothing has begun */
 		*e = why;
@@ -225,6 +244,10 @@ int cli_save(int argc, char *const *argv)
 		return status;
 	if (o.go_on && o.quit) {
 		(void)err_set(&e, EINVAL, "--cont and --quit do not go together");
+		return cli_usage_error("save", &e);
+	}
+	if (o.auto_converge && !o.live) {
+		(void)err_set(&e, EINVAL, "--auto-converge goes with --live");
 		return cli_usage_error("save", &e);
 	}
 	o.go_on = o.go_on || (o.live && !o.quit);

@@ -223,6 +223,7 @@ static const struct qmp_command table[] = {
 	 .args = {{"path", QMP_STRING, false},
 		  {"live", QMP_BOOL, true},
 		  {"go-on", QMP_BOOL, true},
+		  {"auto-converge", QMP_BOOL, true},
 		  {"multifd-channels", QMP_UINT, true},
 		  {"direct-io", QMP_BOOL, true}}},
 	{.name = "x-ferry-commit",

@@ -136,8 +136,9 @@ void session_tell(struct session *s, const char *name, json_t *data);
 
 struct session_save_options {
 	struct mig_file_params file;
-	bool live;  /* the guest runs meanwhile */
-	bool go_on; /* the guest goes on afterwards, if it ran; else it stays paused */
+	bool live;          /* the guest runs meanwhile */
+	bool go_on;         /* the guest goes on afterwards, if it ran; else it stays paused */
+	bool auto_converge; /* live: it may be slowed down */
 };
 
 /* As session_migrate(), to a file of this path. */

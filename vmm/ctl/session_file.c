@@ -41,10 +41,14 @@ int session_save(struct session *s, const char *path, const struct session_save_
 		.machine = machine_migration_view(s->machine),
 		.params = o->file,
 		.live = o->live ? &s->save_dirty : NULL,
+		.cpus = machine_cpu_source(s->machine),
+		.throttle = s->params.throttle,
 		.go_on = o->go_on,
 		.on_event = session_on_outgoing,
 		.event_ctx = s,
 	};
+	s->save_cfg.throttle.auto_converge = o->auto_converge;
+	s->save_cfg.throttle.dirty_limit = s->caps.dirty_limit && !o->auto_converge;
 	return mig_save_start(&s->save, &s->save_cfg, e);
 }
 
@@ -170,11 +174,17 @@ int migrate_file_params_json(const struct mig_file_params *p, json_t *to)
 int cmd_save(void *ctx, const json_t *args, json_t **ret, struct err *e)
 {
 	struct session *s = ctx;
-	struct session_save_options o = {.file = s->file_params};
+	struct session_save_options o = {.file = s->file_params,
+					 .auto_converge = s->caps.auto_converge};
+	const json_t *converge = json_object_get(args, "auto-converge");
 	int rc = migrate_file_params_set(&o.file, args, e);
 
 	(void)ret;
 	o.live = json_is_true(json_object_get(args, "live"));
 	o.go_on = json_is_true(json_object_get(args, "go-on"));
+	if (converge)
+		o.auto_converge = json_is_true(converge);
+	if (!rc && !o.live && json_is_true(converge))
+		rc = err_set(e, EINVAL, "auto-converge is for saves of a guest that runs: live");
 	return rc ? rc : session_save(s, json_string_value(json_object_get(args, "path")), &o, e);
 }
