@@ -342,6 +342,12 @@ class SocketTest(ControlTest):
             self.assertEqual(status, 1)
             self.assertIn("does not answer", err)
             self.assertLess(time.monotonic() - began, 20)
+        folder = os.path.join(self.lab.folder, "ferry")
+        os.makedirs(folder, 0o700, exist_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as deaf:
+            deaf.bind(os.path.join(folder, "deaf.sock"))
+            deaf.listen(1)
+            self.assertRegex(ferry("list", env=self.env)[1], r"deaf +no answer +- +- +-  /")
 
 
 class CommandTest(ControlTest):
@@ -386,6 +392,7 @@ class CommandTest(ControlTest):
                            (("cont", "a", "--token"), "TOKEN"),
                            (("cont", "a", "--token", "1", "--force"), "together"),
                            (("list", "x"), "'x'"),
+                           (("restore", "f", "--initrd", "i"), "--initrd and"),
                            (("help", "fly"), "'fly'")):
             status, out, err = ferry(*args)
             self.assertEqual((status, out), (2, ""), args)
@@ -398,6 +405,9 @@ class CommandTest(ControlTest):
             status, out, err = ferry(*args)
             self.assertEqual((status, err), (0, ""))
             self.assertIn("usage: ferry", out)
+        shown = ferry("restore", "--help")[1]
+        self.assertIn("as much as it had", shown)
+        self.assertNotIn("--kernel", shown)
         self.assertRegex(ferry("version")[1], r"^ferry \d+\.\d+\.\d+\n$")
         with open("/dev/full", "w", encoding="ascii") as full:
             done = subprocess.run([FERRY, "help"], stdout=full, stderr=subprocess.PIPE, text=True,

@@ -58,7 +58,7 @@ static const struct cli_command *find_command(const char *name)
 
 static void help_on(const struct cli_command *c, const struct opt *table)
 {
-	(void)printf("usage: ferry %s %s\n\n%c%s.\n\n", c->name, c->usage,
+	(void)printf("usage: ferry %s%s%s\n\n%c%s.\n\n", c->name, *c->usage ? " " : "", c->usage,
 		     c->summary[0] - 'a' + 'A', c->summary + 1);
 	if (!strncmp(c->usage, "GUEST", 5))
 		(void)printf("GUEST is a guest's name, or the path of its control socket.\n\n");

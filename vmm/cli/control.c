@@ -13,6 +13,7 @@
 
 /* It may have to cancel a migration first, which is bounded as well. */
 #define QUIT_WAIT_MS 15000
+#define COLUMNS      100 /* where a list goes on in the next line */
 
 static const struct opt no_options[] = {{NULL, NULL, NULL, NULL}};
 
@@ -181,12 +182,20 @@ static void print_devices(const json_t *devices)
 static void print_names(const char *label, const json_t *names)
 {
 	const json_t *name;
+	int column;
 	size_t i;
 
 	if (!json_array_size(names))
 		return;
-	(void)printf("%s", label);
-	json_array_foreach(names, i, name)(void) printf(" %s", json_string_value(name));
+	column = printf("%s", label);
+	json_array_foreach(names, i, name)
+	{
+		const char *s = json_string_value(name);
+
+		if (column + (int)strlen(s) + 1 > COLUMNS)
+			column = printf("\n%*s", (int)strlen(label), "") - 1;
+		column += printf(" %s", s);
+	}
 	(void)putchar('\n');
 }
 

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/ctl/qmp.h"
 
+#define LINE_BYTES     256
 #define LINE_MS        1000 /* how often a plain line or a JSON object is printed */
 #define CANCEL_WAIT_MS 30000
 #define SECOND_MS      500 /* signals closer together are one wish (timeout(1) sends two) */
@@ -122,13 +124,35 @@ int follow_wait(struct follow *f, int poll_ms, struct err *e)
 	return 0;
 }
 
-bool follow_line_due(struct follow *f)
+/* Room for a line that does not wrap, or it could not be overwritten. */
+static size_t fitting(size_t room)
+{
+	struct winsize w;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) || !w.ws_col || w.ws_col > room)
+		return room;
+	return w.ws_col;
+}
+
+bool follow_show(struct follow *f, follow_line_fn *line_of)
 {
 	uint64_t now_ns = clock_mono_ns();
+	char line[LINE_BYTES];
 
 	if (!f->terminal && now_ns < f->next_line_ns)
 		return false;
 	f->next_line_ns = now_ns + LINE_MS * NS_PER_MS;
+	if (f->json) {
+		follow_json(f, "progress", NULL);
+		return true;
+	}
+	line_of(&f->now, line, f->terminal ? fitting(sizeof(line)) : sizeof(line));
+	if (f->terminal)
+		(void)printf("\r%s\033[K", line);
+	else
+		(void)printf("%s\n", line);
+	f->line_open = f->terminal;
+	(void)fflush(stdout);
 	return true;
 }
 

@@ -50,8 +50,12 @@ int follow_cancel(struct follow *f, struct err *e);
  */
 int follow_lost(const struct follow *f, int rc, const struct err *why, struct err *e);
 
-/* Is it time to show something? On a terminal always, else once a second. */
-bool follow_line_due(struct follow *f);
+/*
+ * Shows how it goes: on a terminal a line that is overwritten, else a line or an object a second.
+ * False: it is not time yet.
+ */
+typedef void follow_line_fn(const struct progress *p, char *out, size_t out_bytes);
+bool follow_show(struct follow *f, follow_line_fn *line_of);
 void follow_end_line(struct follow *f);
 /* The answer as one line of JSON; error: NULL, or why it could not be followed to its end. */
 void follow_json(struct follow *f, const char *event, const char *error);

@@ -80,8 +80,12 @@ static void print_list(const json_t *list)
 				"status", &state, "cpus", &cpus, "memory-bytes", &bytes, "pid",
 				&pid, "control", &path))
 			continue;
-		(void)printf("%-20s %-15s %4d %10s %8d  %s\n", name, state, (int)cpus,
-			     size_text((uint64_t)bytes, mem, sizeof(mem)), pid, path);
+		if (!cpus) /* it has not answered */
+			(void)printf("%-20s %-15s %4s %10s %8s  %s\n", name, state, "-", "-", "-",
+				     path);
+		else
+			(void)printf("%-20s %-15s %4d %10s %8d  %s\n", name, state, (int)cpus,
+				     size_text((uint64_t)bytes, mem, sizeof(mem)), pid, path);
 	}
 }
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -11,8 +10,7 @@
 #include "vmm/cli/cli.h"
 #include "vmm/cli/follow.h"
 
-#define POLL_MS    100 /* how often the guest is asked */
-#define LINE_BYTES 256
+#define POLL_MS 100 /* how often the guest is asked */
 
 struct migrate_options {
 	bool json, hold, compress, verify, auto_converge;
@@ -188,36 +186,12 @@ static void hint(struct moving *m)
 		      "or a larger --downtime-limit would help; Ctrl-C cancels.\n");
 }
 
-/* Room for a line that does not wrap, or it could not be overwritten. */
-static size_t fitting(size_t room)
-{
-	struct winsize w;
-
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) || !w.ws_col || w.ws_col > room)
-		return room;
-	return w.ws_col;
-}
-
 static void show(struct moving *m)
 {
-	char line[LINE_BYTES];
-
 	if (!m->opts->json)
 		hint_hold(m);
-	if (!follow_line_due(&m->f))
-		return;
-	if (m->opts->json) {
-		follow_json(&m->f, "progress", NULL);
-		return;
-	}
-	progress_line(&m->f.now, line, m->f.terminal ? fitting(sizeof(line)) : sizeof(line));
-	if (m->f.terminal)
-		(void)printf("\r%s\033[K", line);
-	else
-		(void)printf("%s\n", line);
-	m->f.line_open = m->f.terminal;
-	(void)fflush(stdout);
-	hint(m);
+	if (follow_show(&m->f, progress_line) && !m->opts->json)
+		hint(m);
 }
 
 static void explain_undecided(const struct moving *m)

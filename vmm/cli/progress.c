@@ -2,6 +2,7 @@
 #include "vmm/cli/progress.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -108,30 +109,70 @@ static double ms(uint64_t ns)
 	return (double)ns / (double)NS_PER_MS;
 }
 
-/* What matters most comes first: a narrow terminal shows only the beginning. */
-void progress_line(const struct progress *p, char *out, size_t out_bytes)
+/*
+ * Adds a part if all of it has room. What matters most comes first, and behind a part that has no
+ * room there is nothing more: a narrow terminal shows whole parts.
+ */
+__attribute__((format(printf, 4, 5))) static void part(char *out, size_t out_bytes, size_t *len,
+						       const char *fmt, ...)
 {
-	char left[TEXT], sent[TEXT], rate[TEXT], number_text[TEXT];
-	char dirty[TEXT + 16] = "", dark[TEXT + 16] = "";
-	uint64_t percent = 0;
+	va_list ap;
+	int n;
 
-	if (!p->ram_total) {
-		(void)snprintf(out, out_bytes, "%s", p->status);
+	if (*len >= out_bytes)
+		return;
+	va_start(ap, fmt);
+	n = vsnprintf(out + *len, out_bytes - *len, fmt, ap);
+	va_end(ap);
+	if (n >= 0 && (size_t)n < out_bytes - *len) {
+		*len += (size_t)n;
 		return;
 	}
-	if (p->remaining < p->ram_total)
-		percent = (uint64_t)((double)(p->ram_total - p->remaining) * 100 /
-				     (double)p->ram_total);
-	if (p->syncs) /* before, nothing is known of what the guest writes */
-		(void)snprintf(dirty, sizeof(dirty), ", dirty %s/s",
-			       size_text(p->dirty_bytes_s, number_text, sizeof(number_text)));
+	if (*len) /* the first one may be cut */
+		out[*len] = '\0';
+	*len = out_bytes;
+}
+
+static unsigned percent(const struct progress *p)
+{
+	if (p->remaining >= p->ram_total)
+		return 0;
+	return (unsigned)((double)(p->ram_total - p->remaining) * 100 / (double)p->ram_total);
+}
+
+void progress_line(const struct progress *p, char *out, size_t out_bytes)
+{
+	char text[TEXT];
+	size_t len = 0;
+
+	part(out, out_bytes, &len, "%s", p->status);
+	if (!p->ram_total)
+		return;
+	part(out, out_bytes, &len, " %3u%%", percent(p));
+	part(out, out_bytes, &len, ", %s left", size_text(p->remaining, text, sizeof(text)));
+	part(out, out_bytes, &len, ", pass %" PRIu64, p->passes);
+	part(out, out_bytes, &len, ", %s/s", size_text(p->bytes_s, text, sizeof(text)));
 	if (p->predicted_ns)
-		(void)snprintf(dark, sizeof(dark), ", would be dark %.1f ms", ms(p->predicted_ns));
-	(void)snprintf(out, out_bytes,
-		       "%s %3" PRIu64 "%%, %s left, pass %" PRIu64 ", %s/s%s%s%s%s, sent %s",
-		       p->status, percent, size_text(p->remaining, left, sizeof(left)), p->passes,
-		       size_text(p->bytes_s, rate, sizeof(rate)), dirty, p->slowed[0] ? ", " : "",
-		       p->slowed, dark, size_text(p->transferred, sent, sizeof(sent)));
+		part(out, out_bytes, &len, ", would be dark %.1f ms", ms(p->predicted_ns));
+	if (p->slowed[0])
+		part(out, out_bytes, &len, ", %s", p->slowed);
+	if (p->syncs) /* before, nothing is known of what the guest writes */
+		part(out, out_bytes, &len, ", dirty %s/s",
+		     size_text(p->dirty_bytes_s, text, sizeof(text)));
+	part(out, out_bytes, &len, ", sent %s", size_text(p->transferred, text, sizeof(text)));
+}
+
+void progress_save_line(const struct progress *p, char *out, size_t out_bytes)
+{
+	char text[TEXT];
+	size_t len = 0;
+
+	part(out, out_bytes, &len, "%s", p->status);
+	if (!p->transferred || !p->ram_total)
+		return;
+	part(out, out_bytes, &len, " %3u%%", percent(p));
+	part(out, out_bytes, &len, ", %s written", size_text(p->transferred, text, sizeof(text)));
+	part(out, out_bytes, &len, ", %s/s", size_text(p->bytes_s, text, sizeof(text)));
 }
 
 /* One row of the breakdown: the phases that one side measured, as they were and as predicted. */

@@ -30,7 +30,8 @@ bool progress_ended(const struct progress *p);
 bool progress_stuck(const struct progress *p);
 /* The limit is below what a switchover without a single page would take. */
 bool progress_below_least(const struct progress *p);
-/* One line for people, without a newline. */
+/* One line for people, without a newline: of its parts those that have room, the first ones. */
+void progress_save_line(const struct progress *p, char *out, size_t out_bytes);
 void progress_line(const struct progress *p, char *out, size_t out_bytes);
 /* The table at the end of a completed migration or save. */
 void progress_summary(const struct progress *p, FILE *to);

@@ -309,7 +309,7 @@ int cli_restore(int argc, char *const *argv)
 			"usage: ferry restore FILE [OPTION...]\n\nBring a saved guest back: as "
 			"ferry run --incoming file:FILE. It has the RAM and vCPUs that it was "
 			"saved\nwith; its devices must be given as it had them.\n\n");
-		run_options_help(stdout);
+		restore_options_help(stdout);
 		return cli_finish(EXIT_OK);
 	}
 	return prepare_and_run(&o);

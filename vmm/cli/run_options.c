@@ -308,6 +308,37 @@ void run_options_help(FILE *to)
 	opts_help(run_table, to);
 }
 
+/* The saved guest has what these would say. */
+static bool is_in_file(const char *name)
+{
+	static const char *const in_file[] = {"kernel", "initrd", "cmdline", "incoming",
+					      "virtio-cmdline"};
+
+	for (size_t i = 0; i < sizeof(in_file) / sizeof(in_file[0]); i++)
+		if (!strcmp(name, in_file[i]))
+			return true;
+	return false;
+}
+
+void restore_options_help(FILE *to)
+{
+	struct opt table[OPTS_MAX + 1];
+	unsigned n = 0;
+
+	for (const struct opt *o = run_table; o->name; o++) {
+		if (is_in_file(o->name))
+			continue;
+		table[n] = *o;
+		if (!strcmp(o->name, "mem"))
+			table[n].help = "RAM (default: as much as it had; other RAM is refused)";
+		else if (!strcmp(o->name, "cpus"))
+			table[n].help = "virtual CPUs (default: as many as it had)";
+		n++;
+	}
+	table[n] = (struct opt){0};
+	opts_help(table, to);
+}
+
 /* max_args: 1 if the words name the file of a saved guest, else 0. */
 static int parse(int argc, char *const *argv, unsigned max_args, struct run_options *o,
 		 struct err *e)
@@ -325,10 +356,10 @@ static int parse(int argc, char *const *argv, unsigned max_args, struct run_opti
 		return rc;
 	if (args.n < 1)
 		return err_set(e, EINVAL, "which file? ferry restore FILE");
-	if (o->incoming || o->kernel)
+	if (o->incoming || o->kernel || o->initrd || o->cmdline)
 		return err_set(e, EINVAL,
-			       "--incoming and --kernel do not go with restore: the guest is in "
-			       "the file");
+			       "--incoming, --kernel, --initrd and --cmdline do not go with "
+			       "restore: the guest is in the file");
 	return set_file(o, args.arg[0], e);
 }
 

@@ -43,5 +43,6 @@ int run_options_parse(int argc, char *const *argv, struct run_options *o, struct
 /* The same for the words after "restore": one of them is the file of a saved guest. */
 int restore_options_parse(int argc, char *const *argv, struct run_options *o, struct err *e);
 void run_options_help(FILE *to);
+void restore_options_help(FILE *to);
 
 #endif

@@ -114,28 +114,6 @@ static int absolute_path(const char *path, char out[PATH_MAX], struct err *e)
 
 /* ---- what is shown ---- */
 
-static void show(struct saving *s)
-{
-	char size[32], rate[32];
-	uint64_t done;
-
-	if (!follow_line_due(&s->f))
-		return;
-	if (s->opts->json) {
-		follow_json(&s->f, "progress", NULL);
-		return;
-	}
-	done = s->f.now.ram_total
-		       ? (s->f.now.ram_total - s->f.now.remaining) * 100 / s->f.now.ram_total
-		       : 0;
-	(void)printf("%s%s %3llu%%, %s written, %s/s%s", s->f.terminal ? "\r" : "", s->f.now.status,
-		     (unsigned long long)done, size_text(s->f.now.transferred, size, sizeof(size)),
-		     size_text(s->f.now.bytes_s, rate, sizeof(rate)),
-		     s->f.terminal ? "\033[K" : "\n");
-	s->f.line_open = s->f.terminal;
-	(void)fflush(stdout);
-}
-
 static int conclude(struct saving *s)
 {
 	const char *why = s->f.now.error ? s->f.now.error : "no reason given";
@@ -188,7 +166,7 @@ static int save(struct saving *s, struct err *e)
 	if (!rc)
 		rc = follow_ask(&s->f, &why);
 	while (!rc && !progress_ended(&s->f.now)) {
-		show(s);
+		(void)follow_show(&s->f, progress_save_line);
 		rc = follow_wait(&s->f, POLL_MS, &why);
 		if (!rc)
 			rc = follow_ask(&s->f, &why);
