@@ -71,13 +71,25 @@ static void check_figures(const struct pair *p, const struct mig_status *st)
 	ck_assert_uint_eq(atomic_load(&p->src->calls[SYNTH_STOP]), 1);
 }
 
+/* If it did not: why, or how far it has come. */
+static void expect_end(enum mig_state is, enum mig_state want, const struct mig_status *st)
+{
+	ck_assert_msg(
+		is == want,
+		"%s: %s (%s, %llu passes, %llu called off, %llu bytes left, %llu ms predicted)",
+		mig_state_name(is), st->error, mig_state_name(st->state),
+		(unsigned long long)st->passes, (unsigned long long)st->switchovers_called_off,
+		(unsigned long long)st->remaining_bytes,
+		(unsigned long long)(st->predicted_downtime_ns / NS_PER_MS));
+}
+
 struct mig_status pair_completes(struct pair *p)
 {
 	enum mig_state end = synth_wait_end(p->src);
 	struct mig_status st = synth_status(p->src), there;
 	const char *wrong;
 
-	ck_assert_msg(end == MIG_COMPLETED, "%s: %s", mig_state_name(end), st.error);
+	expect_end(end, MIG_COMPLETED, &st);
 	ck_assert(synth_wait(p->dst, WATCH(MIG_COMPLETED)));
 	wrong = synth_check_owner(p->src, end);
 	ck_assert_msg(!wrong, "%s", wrong);
@@ -98,7 +110,7 @@ void pair_keeps(struct pair *p, enum mig_state end, const char *text)
 	struct mig_status st = synth_status(p->src);
 	const char *wrong;
 
-	ck_assert_msg(is == end, "%s: %s", mig_state_name(is), st.error);
+	expect_end(is, end, &st);
 	ck_assert_msg(strstr(st.error, text) != NULL, "'%s' is not in '%s'", text, st.error);
 	wrong = synth_check_owner(p->src, is);
 	ck_assert_msg(!wrong, "%s", wrong);
