@@ -82,7 +82,9 @@ static void attribute(struct mig_throttle *t, const struct delta *d, double new_
 		writes += d[i].writes;
 		run_s += d[i].run_s;
 	}
-	loose = new_pages > writes ? new_pages - writes : 0;
+	/* The log is read before the counts, and what is written in between is in the next one. */
+	loose = new_pages > writes + t->ahead ? new_pages - writes - t->ahead : 0;
+	t->ahead = writes > new_pages ? writes - new_pages : 0;
 	/* Pages that were read for the first time are counted too. */
 	factor = writes > new_pages ? new_pages / writes : 1;
 	t->loose += (loose - t->loose) * fade;

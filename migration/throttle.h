@@ -62,6 +62,7 @@ struct mig_throttle {
 	double wire;           /* pages a second, smoothed */
 	bool outrun;           /* the guest's demand is more than that */
 	double loose, dirtied; /* pages that nobody has written, and all dirty ones; fading */
+	double ahead;          /* writes that were counted before the log had their pages */
 	struct mig_throttle_cpu cpus[MIG_CPUS_MAX];
 };
 
