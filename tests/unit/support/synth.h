@@ -199,8 +199,8 @@ const char *synth_compare(const struct synth *a, const struct synth *b);
 const char *synth_check_owner(struct synth *src, enum mig_state end);
 
 /*
- * The program's warnings are of no interest from here on (sanitizers' reports still are), unless
- * $FERRY_TEST_VERBOSE is set.
+ * The program's warnings are of no interest from here on, unless $FERRY_TEST_VERBOSE is set. Nothing
+ * changes in a build with sanitizers, whose reports are.
  */
 void synth_quiet(void);
 

@@ -296,9 +296,15 @@ void vdrv_move(struct vdrv *v, struct vdev *to)
 
 static int log_fd = -1;
 
+/* In sanitizers' runtimes; absent without them. */
+extern void __sanitizer_set_report_fd(void *fd) __attribute__((weak));
+
 void vdrv_log_begin(void)
 {
 	if (log_fd < 0) {
+		/* Reports are no part of the log. */
+		if (__sanitizer_set_report_fd)
+			__sanitizer_set_report_fd((void *)(intptr_t)dup(STDERR_FILENO));
 		log_fd = memfd_create("log", MFD_CLOEXEC);
 		ck_assert_int_ge(log_fd, 0);
 		ck_assert_int_ge(dup2(log_fd, STDERR_FILENO), 0);
