@@ -143,14 +143,15 @@ static void size_chunks(struct mig_sender *w, uint64_t limit_bytes_s)
 	w->pages.chunk_pages = pages ? (uint32_t)pages : 1;
 }
 
-/* Wait out what the limit says. Sender 0 has an eye on the sockets meanwhile. */
+/* Wait out what the limit says. Sender 0 watches the sockets and the destination. */
 static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct err *e)
 {
 	struct mig_source *s = source_of(w);
 	uint64_t now = clock_mono_ns(), look_ns = DRAIN_LOOK_NS;
+	int rc = 0;
 
 	/* In slices: who raises the limit should not have to wait for the old one. */
-	while (now < end && limit_now(s) == limit && !atomic_load(&w->all->failed)) {
+	while (!rc && now < end && limit_now(s) == limit && !atomic_load(&w->all->failed)) {
 		/* Until the sockets are empty the wire is busy; from then on it only waits. */
 		bool busy = !w->index && mig_senders_queued_bytes(&s->senders) > 0;
 		uint64_t slice = busy ? look_ns : LIMIT_SLICE_NS;
@@ -159,13 +160,14 @@ static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct
 			update_rate(s);
 		if (!w->index && !busy)
 			mig_rate_pause(&s->rate, clock_mono_ns());
-		if (mig_stop_wait(&s->stop, -1, 0, end - now < slice ? end - now : slice) ==
-		    -ECANCELED)
+		rc = mig_stop_wait(&s->stop, -1, 0, end - now < slice ? end - now : slice);
+		if (rc == -ECANCELED)
 			return err_set(e, ECANCELED, "cancelled");
+		rc = w->index ? 0 : mig_source_heed(s, e);
 		now = clock_mono_ns();
 		look_ns *= 2;
 	}
-	return 0;
+	return rc;
 }
 
 static int keep_limit(struct mig_sender *w, uint64_t bytes, struct err *e)
@@ -262,12 +264,11 @@ static int send_part(struct mig_sender *w, struct err *e)
 			mig_squeeze_sent(w->squeeze, plain_bytes, packed, now - last);
 			last = now;
 		}
-		if (!rc && !w->index)
-			rc = mig_source_heed(s, e);
-		if (!rc && !w->index)
-			rc = mig_free_step(&s->free, &s->senders.cursor.lock, e);
-		if (!w->index)
-			account(s);
+		if (w->index)
+			continue;
+		rc = rc ? rc : mig_source_heed(s, e);
+		rc = rc ? rc : mig_free_step(&s->free, &s->senders.cursor.lock, e);
+		account(s);
 	}
 	return rc ? rc : mig_chan_send_end(w->chan, e);
 }
@@ -306,10 +307,7 @@ static int mark_round(struct mig_source *s, struct err *e)
 	return rc ? rc : send_mark(&s->senders.list[0], ++s->marks, e);
 }
 
-/*
- * Another connection than the first broke. The destination knows why, if it was its doing, and says
- * so on the first.
- */
+/* Another connection broke. If that was the destination's doing, it says why on the first. */
 static int ask_why(struct mig_source *s, int rc, struct err *e)
 {
 	struct err words = ERR_INIT;

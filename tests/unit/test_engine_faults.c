@@ -409,7 +409,23 @@ START_TEST(taking_over_fails)
 }
 END_TEST
 
+/* A source that waits for max-bandwidth, here for a minute, hears of its destination's end. */
+START_TEST(gone_while_limited)
+{
+	struct pair p;
+
+	up(&p, 34);
+	synth_send(p.src, synth_uri(p.dst), 64, 300);
+	while (!synth_status(p.src).normal_pages && !mig_source_ended(p.src->source))
+		(void)usleep(1000);
+	mig_dest_free(p.dst->dest);
+	p.dst->dest = NULL;
+	pair_keeps(&p, MIG_FAILED, "closed the connection");
+	pair_down(&p);
+}
+END_TEST
+
 PAIR_SUITE("engine-faults", other_ram_size, other_machine, section_twice, source_meets_others,
 	   source_meets_odd_frames, nobody_there, destination_meets_others, silent_clients,
 	   silent_clients_leave, callbacks_fail, last_harvest_fails, resume_fails,
-	   paused_guest_stays_paused, taking_over_fails)
+	   paused_guest_stays_paused, taking_over_fails, gone_while_limited)
