@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 
-from support_linux import MEM, LinuxSystemTest, needs_image
 from support_save import SaveTest
 from support_saved import Saved
 from support_system import FERRY, GUEST_SECONDS, LabError, ferrylab, main, words
@@ -451,34 +450,6 @@ class TestFailures(SaveTest):
         self.assertIn("auto-converge", answer["error"]["desc"])
         self.assertEqual(src.status(), "running")
         self.verify_lives(src)
-
-
-class TestLinux(LinuxSystemTest):
-    @needs_image
-    def test_linux_with_devices(self):
-        """Linux, at work on a disk and other devices, is saved and comes back."""
-        disk, path = self.lab.path("disk"), self.lab.path("saved")
-        with open(disk, "wb") as file:
-            file.truncate(32 * MIB)
-        options = ["--disk", disk, "--rng", "--balloon", "--console",
-                   f"file:{self.lab.path('console')}"]
-        src, _ = self.start(extra=options)
-        self.shell(src, "echo before > /tmp/mark; sync")
-        self.ferry("save", src.control_path, path, "--quit")
-        shown = json.loads(self.ferry("inspect", path, "--json", "--verify"))
-        names = {section["name"] for section in shown["sections"]}
-        self.assertLessEqual({"virtio-blk", "virtio-rng", "virtio-balloon", "virtio-console"},
-                             names)
-        with Saved(path) as saved:
-            self.assertIn(("virtio-blk", 0), saved.sections)
-            saved.check_sums()
-        dst = self.lab.start("dst", incoming=f"file:{path}", mem=MEM, extra=options)
-        dst.wait_status("running", GUEST_SECONDS)
-        self.assertEqual(self.shell(dst, "cat /tmp/mark"), ["before"])
-        self.shell(dst, "head -c 64 /dev/hwrng >/dev/null; cat /tmp/mark >/dev/vda; sync")
-        with open(disk, "rb") as file:
-            self.assertEqual(file.read(7), b"before\n")
-        self.power_off(dst)
 
 
 if __name__ == "__main__":
