@@ -251,7 +251,8 @@ def run(options, chosen, seed, runs, folder, far):
         return peer_run.PeerAttempt(far, *words) if far else runner.Attempt(*words)
 
     report.results, stopped = runner.run_all(runs, attempt, features, watch,
-                                             Keeper(report, runs, folder))
+                                             Keeper(report, runs, folder),
+                                             chosen.max_min and chosen.max_min * 60)
     report.seconds, report.interrupted = time.monotonic() - begin, bool(stopped)
     report.machine["load after"] = machine.load()
     paths = write(report, folder)

@@ -81,7 +81,7 @@ class PeerAttempt(runner.Attempt):
         there = {**self.far.call("finish", runner.VERIFY_S + REST_S, moved=done), **there}
         self.result.outcome, self.result.reason = info["status"], self.why(info, seconds)
         self.engine_figures(info, seconds, done)
-        self.other_figures([cpu, peer.a_number(there, "cpu_s") or 0.0], [], before, after)
+        self.other_figures([cpu, peer.a_number(there, "cpu_s")], [], before, after)
         self.seen_there(source, there, done)
         source.stop()
         self.order(begin, source, self.trace_there(there),

@@ -9,8 +9,8 @@ from . import measure, results, stats
 from . import scenario as sc
 from .charts import number
 
-FIGURES = ("total_s", "engine_downtime_ms", "guest_gap_ms", "predicted_ms", "lost_s", "throttle_max",
-           "cpu_s_gib", "wire_mib")
+FIGURES = ("total_s", "engine_downtime_ms", "guest_gap_ms", "predicted_ms", "writes_s", "lost_s",
+           "throttle_max", "cpu_s_gib", "wire_mib")
 CONTROL = ("guest_gap_ms", "writes_kept", "source_cpu_s")
 # These tell of each VMM by itself, or may be 0.
 NO_RATIO = ("throttle_max", "predicted_ms", "lost_s")

@@ -62,6 +62,19 @@ def verdict(side, kernel):
     return side.serial.expect(rf"^{kernel}: verify ", VERIFY_S).string
 
 
+def unless_gone(moved, read, *words):
+    """
+    What is read of a destination. None where it has ended, as it may when its migration was given up
+    (QEMU's does).
+    """
+    try:
+        return read(*words)
+    except (LabError, OSError):
+        if moved:
+            raise
+        return None
+
+
 def await_running(side):
     deadline = time.monotonic() + RUNNING_S
     while side.status() != "running":
@@ -180,7 +193,7 @@ class Attempt:
             destination.qmp.execute("migrate-incoming", uri=uri)
         before = self.baseline(source)
         cpu = [measure.cpu_seconds(side) for side in (source, destination)]
-        wire = self.wire(source, destination)
+        wire = self.wire(source, destination, True)
         begin = time.monotonic()
         source.qmp.execute("migrate", uri=uri)
         info = self.follow(source, begin)
@@ -192,9 +205,11 @@ class Attempt:
         # have arrived.
         await_running(owner)
         end = time.monotonic()
-        wire = [b - a for a, b in zip(wire, self.wire(source, destination))]
-        cpu = [max(measure.cpu_seconds(side) - c, 0.0)
-               for side, c in zip((source, destination), cpu)]
+        wire = [None if b is None else b - a
+                for a, b in zip(wire, self.wire(source, destination, done))]
+        now = (measure.cpu_seconds(source),
+               unless_gone(done, measure.cpu_seconds, destination))
+        cpu = [None if b is None else max(b - a, 0.0) for a, b in zip(cpu, now)]
         after = self.work.ask(owner, 20)
         self.work.pump(owner, time.monotonic() + AFTER_S)
 
@@ -207,7 +222,8 @@ class Attempt:
         self.verified(verdict(owner, self.kernel))
         ram = sc.size_bytes(self.settings["mem"])
         self.figure("source_beyond_kib", measure.beyond_kib(source.pid, ram))
-        self.figure("dest_beyond_kib", measure.beyond_kib(destination.pid, ram))
+        self.figure("dest_beyond_kib",
+                    unless_gone(done, measure.beyond_kib, destination.pid, ram))
         source.stop()
         destination.stop()
         self.order(begin, source, trace_of(destination, begin)[1:], there, done)
@@ -215,13 +231,14 @@ class Attempt:
             results.check_wire(self.result, wire[0], wire[2],
                                self.settings["compression"] != "none")
 
-    def wire(self, source, destination):
+    def wire(self, source, destination, moved):
         """(out, back, in): bytes of the devices so far; empty where they count others', too."""
         device = self.ends.device
         if not device:
             return []
         back, out = hosts.device_bytes(source.pid, device)
-        return [out, back, hosts.device_bytes(destination.pid, device)[0]]
+        there = unless_gone(moved, hosts.device_bytes, destination.pid, device)
+        return [out, back, there and there[0]]
 
     def follow(self, source, begin):
         """Look until it has ended; cancel when it has had its time. The last answer."""
@@ -278,7 +295,7 @@ class Attempt:
         self.figure("source_cpu_s", cpu[0])
         self.figure("dest_cpu_s", cpu[1])
         mib = self.result.figures["engine_mib"]
-        if mib >= 1:
+        if mib >= 1 and None not in cpu:
             self.figure("cpu_s_gib", sum(cpu) / mib * 1024)
         if wire:
             self.figure("wire_mib", wire[0] / measure.MIB)
@@ -338,15 +355,34 @@ def attempt(one, features):
     return result
 
 
-def not_run(runs):
-    """What is said of runs that there was no time for."""
-    return [Result.of(run, outcome=results.NOT_RUN, reason="interrupted") for run in runs]
+def not_run(runs, why="interrupted"):
+    """What is said of runs that did not come to it."""
+    return [Result.of(run, outcome=results.NOT_RUN, reason=why) for run in runs]
 
 
-def run_all(runs, begin, features, watch, keep=lambda done: None):
+class Rounds:
+    """Whether there is time for another round: one that takes as long as the longest so far."""
+
+    def __init__(self, max_s):
+        self.max_s, self.longest, self.last = max_s, 0.0, None
+        self.begin = self.since = time.monotonic()
+
+    def full(self, run):
+        """Asked before each run."""
+        if run.kind == "warmup" or run.round == self.last:
+            return False
+        now = time.monotonic()
+        if self.last is not None:
+            self.longest = max(self.longest, now - self.since)
+        self.last, self.since = run.round, now
+        return bool(self.max_s and run.round and now - self.begin + self.longest > self.max_s)
+
+
+def run_all(runs, begin, features, watch, keep=lambda done: None, max_s=None):
     """
     All runs, in order: begin makes an Attempt of each. After an interruption the rest is there as
-    "not run". keep is given the results so far, after each run.
+    "not run", and so are rounds for which max_s leaves no time. keep is given the results so far,
+    after each run.
     """
     def interrupt(number, _frame):
         signal.signal(number, signal.SIG_IGN)  # while things are put away
@@ -355,7 +391,11 @@ def run_all(runs, begin, features, watch, keep=lambda done: None):
     done, stopped = [], 0
     old = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
+        rounds = Rounds(max_s)
         for run in runs:
+            if rounds.full(run):
+                done += not_run(runs[len(done):], "no time for another round (max_min)")
+                break
             watch.begin(run, len(runs))
             result = attempt(begin(run), features[run.vmm])
             done.append(result)

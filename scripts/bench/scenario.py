@@ -124,6 +124,7 @@ TOP = {
     "vmms": (_words, ["ferry"]),
     "repeats": (_number(1, 100), 3),
     "warmup": (_number(0, 10), 1),
+    "max_min": (_number(1, 10000, whole=False), None),
     "seed": (_number(0, 2**32 - 1), None),
     "control_s": (_number(0, 60, whole=False), 3),
 }
@@ -138,6 +139,7 @@ class Scenario:
     text: str
     repeats: int
     warmup: int
+    max_min: float | None
     seed: int | None
     control_s: float
     vmms: dict = field(default_factory=dict)        # name -> {"kind": ..., options}

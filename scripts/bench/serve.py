@@ -180,8 +180,10 @@ class Session:
             info = side.qmp.execute("query-migrate")
             found["transferred"] = info.get("ram", {}).get("transferred")
         else:
-            found["cpu_s"] = max(measure.cpu_seconds(side) - self.cpu, 0.0)
-        found["beyond_kib"] = measure.beyond_kib(side.pid, sc.size_bytes(self.settings["mem"]))
+            now = runner.unless_gone(moved, measure.cpu_seconds, side)
+            found["cpu_s"] = None if now is None else max(now - self.cpu, 0.0)
+        ram = sc.size_bytes(self.settings["mem"])
+        found["beyond_kib"] = runner.unless_gone(moved, measure.beyond_kib, side.pid, ram)
         side.stop()
         if side.trace_path:
             series, found["threads"] = measure.read_trace(side.trace_path, 0)

@@ -322,6 +322,39 @@ class ReportTest(unittest.TestCase):
         with mock.patch.object(cli, "KEEP_S", 0), mock.patch("sys.stderr"):
             cli.Keeper(report, runs, "/dev/null")(done)  # not the end of it
 
+    def test_time_for_another_round(self):
+        """Rounds that would end too late, if they take as long as those before, are left out."""
+        class Slow(runner.Attempt):
+            def perform(self):
+                clock[0] += 60
+                return results.Result.of(self.run, outcome=results.COMPLETED)
+
+        runs, clock = matrix.expand(scenario.parse(FILE), 1), [0]
+        one_round = 60 * len([r for r in runs if r.kind != "warmup" and r.round == 0])
+        warmup = 60 * len([r for r in runs if r.kind == "warmup"])
+        features = {name: mock.Mock(missing=lambda _settings: None) for name in ("ferry", "qemu")}
+        for max_s, rounds in ((None, 3), (warmup + 3 * one_round, 3),
+                              (warmup + 3 * one_round - 1, 2), (1, 1)):
+            clock[0] = 0
+            with mock.patch.object(runner.time, "monotonic", lambda: clock[0]), \
+                    mock.patch.object(runner.hosts, "problem", lambda _settings: None):
+                done, stopped = runner.run_all(runs, lambda run: Slow(run, None, None, 0), features,
+                                               runner.Watch(), max_s=max_s)
+            self.assertEqual((stopped, len(done)), (0, len(runs)))
+            self.assertEqual({r.round for r in done if r.outcome == results.COMPLETED},
+                             set(range(rounds)))
+            left = [r.reason for r in done if r.outcome == results.NOT_RUN]
+            self.assertEqual(set(left), {"no time for another round (max_min)"} if left else set())
+
+    def test_a_destination_may_have_ended(self):
+        """If its guest went on at the source; what should run there must be there."""
+        def gone():
+            raise FileNotFoundError("/proc/5/stat")
+        self.assertIsNone(runner.unless_gone(False, gone))
+        with self.assertRaises(OSError):
+            runner.unless_gone(True, gone)
+        self.assertEqual(runner.unless_gone(False, max, 1, 2), 2)
+
     def test_whatever_goes_wrong_in_a_run(self):
         run = next(r for r in matrix.expand(scenario.parse(FILE), 1) if r.kind == "measured")
         with mock.patch.object(runner.Attempt, "perform", side_effect=ZeroDivisionError("by 0")):
