@@ -266,18 +266,12 @@ int balloon_new(struct balloon **out, const struct vdev_host *host,
 	if (cfg->reporting)
 		features |= VDEV_F(VIRTIO_BALLOON_F_REPORTING);
 	b->cfg = *cfg;
-	b->timer_fd = -1;
 	rc = vdev_init(&b->vdev, &balloon_ops, host, features, sizes, BALLOON_QUEUES, e);
 	if (rc) {
 		free(b);
 		return rc;
 	}
 	balloon_hint_reset(b);
-	rc = balloon_stats_init(b);
-	if (rc) {
-		balloon_free(b);
-		return err_sys(e, -rc, "cannot set up virtio-balloon's timer");
-	}
 	*out = b;
 	return 0;
 }
@@ -286,7 +280,6 @@ void balloon_free(struct balloon *b)
 {
 	if (!b)
 		return;
-	balloon_stats_fini(b);
 	vdev_fini(&b->vdev);
 	free(b);
 }

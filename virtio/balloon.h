@@ -46,8 +46,7 @@
 
 #include "virtio/vdev.h"
 
-#define BALLOON_N_STATS     10 /* VIRTIO_BALLOON_S_NR; the index is the kernel's tag */
-#define BALLOON_STATS_MAX_S 86400
+#define BALLOON_N_STATS 10 /* VIRTIO_BALLOON_S_NR; the index is the kernel's tag */
 
 struct balloon;
 
@@ -100,8 +99,6 @@ uint64_t balloon_actual_bytes(struct balloon *b);
 int balloon_stats(struct balloon *b, struct balloon_stats *out);
 /* Ask for new ones: they come when the driver answers. -EOPNOTSUPP; -EAGAIN: asked already. */
 int balloon_stats_request(struct balloon *b);
-/* Ask every so many seconds, up to BALLOON_STATS_MAX_S; 0 = do not. -EINVAL, -errno. */
-int balloon_stats_poll(struct balloon *b, unsigned seconds);
 
 /* A part of RAM that the guest says is free: whole pages. In the I/O thread, device's lock held. */
 typedef void balloon_hint_fn(void *ctx, uint64_t gpa, uint64_t len);

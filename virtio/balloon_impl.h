@@ -16,7 +16,6 @@ enum hint_state { HINT_REST, HINT_ASKED, HINT_HINTS, HINT_ENDED };
 struct balloon {
 	struct vdev vdev; /* first: ops get a pointer to it */
 	struct balloon_config cfg;
-	int timer_fd; /* for statistics; the loop's */
 
 	enum balloon_role roles[BALLOON_QUEUES]; /* valid while DRIVER_OK */
 	uint32_t num_pages, actual, poison_val;
@@ -56,8 +55,5 @@ void balloon_ignore(struct balloon *b, uint64_t gpa);
 bool balloon_whole_pages(uint64_t *gpa, uint64_t *len);
 
 void balloon_hint_reset(struct balloon *b);
-
-int balloon_stats_init(struct balloon *b);
-void balloon_stats_fini(struct balloon *b);
 
 #endif

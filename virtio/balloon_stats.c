@@ -6,9 +6,6 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include <linux/virtio_balloon.h>
 
@@ -88,46 +85,4 @@ int balloon_stats_request(struct balloon *b)
 	}
 	vdev_unlock(&b->vdev);
 	return rc;
-}
-
-static void on_timer(void *ctx, uint32_t events)
-{
-	struct balloon *b = ctx;
-	uint64_t count;
-
-	(void)events;
-	if (read(b->timer_fd, &count, sizeof(count)) > 0)
-		(void)balloon_stats_request(b);
-}
-
-int balloon_stats_poll(struct balloon *b, unsigned seconds)
-{
-	struct itimerspec t = {.it_value.tv_sec = seconds, .it_interval.tv_sec = seconds};
-
-	if (seconds > BALLOON_STATS_MAX_S)
-		return -EINVAL;
-	return timerfd_settime(b->timer_fd, 0, &t, NULL) ? -errno : 0;
-}
-
-int balloon_stats_init(struct balloon *b)
-{
-	int rc;
-
-	b->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (b->timer_fd < 0)
-		return -errno;
-	rc = loop_add(b->vdev.host.loop, b->timer_fd, EPOLLIN, on_timer, b);
-	if (rc) {
-		(void)close(b->timer_fd);
-		b->timer_fd = -1;
-	}
-	return rc;
-}
-
-void balloon_stats_fini(struct balloon *b)
-{
-	if (b->timer_fd < 0)
-		return;
-	loop_remove(b->vdev.host.loop, b->timer_fd);
-	(void)close(b->timer_fd);
 }

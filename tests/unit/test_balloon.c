@@ -250,24 +250,6 @@ START_TEST(statistics)
 }
 END_TEST
 
-START_TEST(statistics_by_timer)
-{
-	struct vdrv_part p = {BUF, 10, false};
-	uint32_t id, len;
-
-	vdrv_start(&bv, EVENT_IDX | STATS, 3);
-	vdrv_add(&bv, 2, &p, 1);
-	vdrv_kick(&bv, 2);
-	vdrv_run(&bv);
-	ck_assert_int_eq(balloon_stats_poll(bb, BALLOON_STATS_MAX_S + 1), -EINVAL);
-	ck_assert_int_eq(balloon_stats_poll(bb, 1), 0);
-	for (int i = 0; i < 100 && !vdrv_used(&bv, 2, &id, &len); i++)
-		(void)loop_step(bv.loop, 100);
-	ck_assert_uint_eq(bv.q[2].seen_used, 1);
-	ck_assert_int_eq(balloon_stats_poll(bb, 0), 0);
-}
-END_TEST
-
 START_TEST(statistics_of_any_size)
 {
 	struct vdrv_part p[] = {{0, VDRV_RAM_BYTES, false}, {BUF, 1, false}, {BUF, 7, true}};
@@ -310,4 +292,4 @@ END_TEST
 SUITE_WITH("balloon", balloon_setup, balloon_teardown, features, inflates_and_deflates,
 	   private_memory_is_returned, shared_memory_is_returned, pages_outside_ram_are_ignored,
 	   odd_page_lists, target_and_actual, reports, poisoned_pages_stay, statistics,
-	   statistics_by_timer, statistics_of_any_size, bad_states_refused)
+	   statistics_of_any_size, bad_states_refused)
