@@ -54,11 +54,14 @@ static struct device *add(struct devices *ds, unsigned place, unsigned instance,
 	return d;
 }
 
-/* A device has been made, or not. */
-static int made(struct device *d, int rc, struct vdev *vdev, const char *backend, struct err *e)
+/* A device has been made, or not; `option` is what asked for it. */
+static int made(struct device *d, int rc, const char *option, struct vdev *vdev,
+		const char *backend, struct err *e)
 {
-	if (rc)
+	if (rc) {
+		err_prefix(e, "%s", option);
 		return rc;
+	}
 	d->vdev = vdev;
 	d->backend = strdup(backend);
 	d->state = calloc(1, vdev->ops->state_bytes);
@@ -71,10 +74,7 @@ static int make_disk(struct devices *ds, const struct blk_config *cfg, unsigned 
 	struct device *d = add(ds, PLACE_DISK + i, i, &host);
 	int rc = blk_new(&d->blk, &host, cfg, e);
 
-	rc = made(d, rc, rc ? NULL : blk_vdev(d->blk), cfg->path, e);
-	if (rc)
-		err_prefix(e, "--disk");
-	return rc;
+	return made(d, rc, "--disk", rc ? NULL : blk_vdev(d->blk), cfg->path, e);
 }
 
 static int make_net(struct devices *ds, const struct net_config *cfg, unsigned i, struct err *e)
@@ -83,10 +83,7 @@ static int make_net(struct devices *ds, const struct net_config *cfg, unsigned i
 	struct device *d = add(ds, PLACE_NET + i, i, &host);
 	int rc = net_new(&d->net, &host, cfg, e);
 
-	rc = made(d, rc, rc ? NULL : net_vdev(d->net), cfg->backend, e);
-	if (rc)
-		err_prefix(e, "--net");
-	return rc;
+	return made(d, rc, "--net", rc ? NULL : net_vdev(d->net), cfg->backend, e);
 }
 
 static int make_rng(struct devices *ds, struct err *e)
@@ -95,7 +92,7 @@ static int make_rng(struct devices *ds, struct err *e)
 	struct device *d = add(ds, PLACE_RNG, 0, &host);
 	int rc = rng_new(&d->rng, &host, e);
 
-	return made(d, rc, rc ? NULL : rng_vdev(d->rng), "", e);
+	return made(d, rc, "--rng", rc ? NULL : rng_vdev(d->rng), "", e);
 }
 
 static int make_balloon(struct devices *ds, struct err *e)
@@ -112,7 +109,7 @@ static int make_balloon(struct devices *ds, struct err *e)
 	struct device *d = add(ds, PLACE_BALLOON, 0, &host);
 	int rc = balloon_new(&d->balloon, &host, &cfg, e);
 
-	return made(d, rc, rc ? NULL : balloon_vdev(d->balloon), "", e);
+	return made(d, rc, "--balloon", rc ? NULL : balloon_vdev(d->balloon), "", e);
 }
 
 static int make_console(struct devices *ds, const char *backend, struct err *e)
@@ -121,11 +118,8 @@ static int make_console(struct devices *ds, const char *backend, struct err *e)
 	struct device *d = add(ds, PLACE_CONSOLE, 0, &host);
 	int rc = console_port_new(&d->console, &host, backend, ds->host.on_quit, ds->host.ctx, e);
 
-	rc = made(d, rc, rc ? NULL : console_port_vdev(d->console),
-		  rc ? "" : console_port_name(d->console), e);
-	if (rc)
-		err_prefix(e, "--console");
-	return rc;
+	return made(d, rc, "--console", rc ? NULL : console_port_vdev(d->console),
+		    rc ? "" : console_port_name(d->console), e);
 }
 
 int devices_make(struct devices *ds, const struct devices_config *cfg, struct err *e)
