@@ -130,12 +130,10 @@ void mig_source_put_section(struct wbuf *meta, const struct mig_section *sec);
 
 /* Iterate until the rest is predicted to fit the downtime limit. */
 int mig_precopy(struct mig_source *s, struct err *e);
-/*
- * Send everything that is set in the bitmap now. With until_ns (a point of time, 0 = none)
- * MIG_CALLED_OFF as soon as the rest is predicted to end later; what was not sent is set in the
- * bitmap again.
- */
-int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
+/* What is left to send: in the bitmap, and taken from it by senders. */
+uint64_t mig_remaining_bytes(const struct mig_source *s);
+/* Until that has gone out, and what the sockets hold. */
+uint64_t mig_rest_ns(struct mig_source *s);
 /* The downtime if the switchover began now, by phases; returns the sum. */
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
 /* The same where it is known what the sockets hold (mig_senders_queued_bytes()). */
@@ -150,8 +148,25 @@ uint64_t mig_fit_bytes(const struct mig_source *s, uint64_t fixed_ns, uint64_t l
 uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes);
 /* Bytes a second while the guest runs: the wire's, or what max-bandwidth leaves of it. */
 uint64_t mig_speed_bytes_s(struct mig_source *s);
+/* What max-bandwidth says. Nothing during the switchover: dark time is worth more. */
+uint64_t mig_limit_now(struct mig_source *s);
 /* A sync in the worker, out of the sending time. */
 int mig_precopy_sync(struct mig_source *s, struct err *e);
+
+/* ---- send_pass.c ---- */
+
+/*
+ * Send everything that is set in the bitmap now. With until_ns (a point of time, 0 = none)
+ * MIG_CALLED_OFF as soon as the rest is predicted to end later; what was not sent is set in the
+ * bitmap again.
+ */
+int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e);
+/* Behind the bulk pass: close the round of hints, and tell the destination of what was left out. */
+int mig_send_free_pages(struct mig_source *s, struct err *e);
+/* The pass is sent: a mark behind it on each connection that does not have one yet. */
+int mig_mark_round(struct mig_source *s, struct err *e);
+/* Bytes have left the sockets: the rate, the windows that follow from it, and the status. */
+void mig_account_sent(struct mig_source *s);
 
 /* ---- rehearsal.c ---- */
 
