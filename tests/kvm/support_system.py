@@ -3,17 +3,17 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 import unittest
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)),
-                                "..", "..", "scripts", "lib"))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+sys.path[:0] = [os.path.join(ROOT, "scripts", "lib"), os.path.join(ROOT, "tests", "support")]
 import ferrylab  # noqa: E402 (the path comes first)
 from ferrylab import FERRY, Lab, LabError, free_port, guest  # noqa: E402,F401
+from tally import main  # noqa: E402,F401
 
 KVM_PROBLEM = ferrylab.kvm_problem()
 GUEST_SECONDS = 60    # for an answer of a guest, on a machine that is busy with other things
@@ -190,19 +190,3 @@ def listener():
 
 def port_of(uri):
     return int(uri.rpartition(":")[2])
-
-
-def main():
-    """Run the tests of the calling program; the last line is the tally."""
-    def stop(number, _frame):
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, stop)
-    result = unittest.main(verbosity=0, exit=False).result
-    failed = len(result.failures) + len(result.errors)
-    sys.stderr.flush()
-    for reason in dict.fromkeys(reason for _test, reason in result.skipped):
-        print(f"SKIP {reason}")
-    print(f"{result.testsRun - failed - len(result.skipped)} passed, {failed} failed, "
-          f"{len(result.skipped)} skipped")
-    return 1 if failed else 0

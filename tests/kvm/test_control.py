@@ -22,7 +22,7 @@ from ferrylab import (FERRY, Lab, LabError, Qmp, die_with_parent, free_port, gue
                       kvm_problem)
 
 import support_proxy  # noqa: E402
-from support_system import PARAMETERS  # noqa: E402
+from support_system import PARAMETERS, main  # noqa: E402
 
 COMMAND_SECONDS = 40
 START_SECONDS = 20
@@ -726,20 +726,5 @@ class HammerTest(ControlTest):
         self.assertIn(target.status(), ("running", "paused"))
 
 
-def main():
-    problem = kvm_problem()
-    if problem:
-        count = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
-        print(f"SKIP {problem}")
-        print(f"0 passed, 0 failed, {count.countTestCases()} skipped")
-        return 0
-    result = unittest.main(verbosity=0, exit=False).result
-    failed = len(result.failures) + len(result.errors)
-    sys.stderr.flush()
-    print(f"{result.testsRun - failed - len(result.skipped)} passed, {failed} failed, "
-          f"{len(result.skipped)} skipped")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(kvm_problem()))

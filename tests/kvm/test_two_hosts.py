@@ -7,8 +7,8 @@ import os
 import sys
 import unittest
 
-import ferrylab
-import moveguest
+from support_system import KVM_PROBLEM, ferrylab, main
+import moveguest  # in scripts/lib
 
 RATE = "400mbit"
 MIB = 1 << 20
@@ -50,16 +50,5 @@ class TwoHostsTest(unittest.TestCase):
             source.wait_status("running", 5)
 
 
-def main():
-    result = unittest.main(verbosity=0, exit=False).result
-    failed = len(result.failures) + len(result.errors)
-    for _, reason in result.skipped:
-        print(f"SKIP {reason}")
-    sys.stderr.flush()
-    print(f"{result.testsRun - failed - len(result.skipped)} passed, {failed} failed, "
-          f"{len(result.skipped)} skipped")
-    return 1 if failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(KVM_PROBLEM))

@@ -231,4 +231,4 @@ class ClientTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(support_bench.main(unittest))
+    sys.exit(support_bench.main())

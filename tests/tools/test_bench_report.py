@@ -386,4 +386,4 @@ class ReportTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(support_bench.main(unittest))
+    sys.exit(support_bench.main())

@@ -272,4 +272,4 @@ class CommandTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    sys.exit(support_bench.main(unittest))
+    sys.exit(support_bench.main())

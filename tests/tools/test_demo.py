@@ -10,12 +10,14 @@ import time
 import unittest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(HERE)
 LIB = os.path.join(HERE, "..", "..", "scripts", "lib")
 FAKE = os.path.join(HERE, "fake_ferry.py")
 
 os.environ["FERRY"] = FAKE
-sys.path.insert(0, LIB)
+sys.path[:0] = [LIB, os.path.join(TESTS, "support")]
 import ferrylab  # noqa: E402 (the environment comes first)
+from tally import main  # noqa: E402
 
 
 class DemoTest(unittest.TestCase):
@@ -106,15 +108,6 @@ class LabTest(unittest.TestCase):
                 lab.start("one")
         finally:
             ferrylab.START_SECONDS = saved
-
-
-def main():
-    result = unittest.main(verbosity=0, exit=False).result
-    failed = len(result.failures) + len(result.errors)
-    sys.stderr.flush()
-    print(f"{result.testsRun - failed - len(result.skipped)} passed, {failed} failed, "
-          f"{len(result.skipped)} skipped")
-    return 1 if failed else 0
 
 
 if __name__ == "__main__":

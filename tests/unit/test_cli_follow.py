@@ -9,12 +9,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import unittest
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+sys.path.insert(0, os.path.join(ROOT, "tests", "support"))
+from tally import main  # noqa: E402 (the path comes first)
 FERRY = os.environ.get("FERRY") or os.path.join(ROOT, "build", "ferry")
 
 
@@ -124,8 +127,4 @@ class FollowTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    program = unittest.main(exit=False)
-    result = program.result
-    bad = len(result.failures) + len(result.errors)
-    print(f"{result.testsRun - bad} passed, {bad} failed, {len(result.skipped)} skipped")
-    raise SystemExit(1 if bad else 0)
+    sys.exit(main())

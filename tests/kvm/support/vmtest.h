@@ -17,11 +17,11 @@
 #define VMTEST_MEM (4ull << 20)
 
 /* Is there a /dev/kvm that we may use? If not, says that the test is skipped. */
-bool vmtest_have_kvm(const char *test);
-#define NEED_KVM()                              \
-	do {                                    \
-		if (!vmtest_have_kvm(__func__)) \
-			return;                 \
+bool vmtest_have_kvm(void);
+#define NEED_KVM()                      \
+	do {                            \
+		if (!vmtest_have_kvm()) \
+			return;         \
 	} while (0)
 
 struct vmtest {
