@@ -78,6 +78,27 @@ class MigrateTest(SystemTest):
         self.assertIn("has ended", err)
         self.assertNotIn("keeps running", err)
 
+    def test_process_that_ends_meanwhile(self):
+        """It cancels what goes out, and who follows that is told what came of it."""
+        for end in ("reset", signal.SIGTERM):
+            with self.subTest(end=end):
+                ballast = self.lab.path("ballast")
+                with open(ballast, "wb") as file:
+                    file.write(os.urandom(8 << 20))
+                source = self.lab.start(f"src{end}", kernel=guest("crash"), cmdline="how=reset",
+                                        mem="64M", extra=["--paused", "--initrd", ballast])
+                destination, uri = self.wait_at(f"dst{end}")
+                process = self.begin_command(source, uri)
+                if end == "reset":
+                    source.qmp.execute("cont")
+                else:
+                    os.kill(source.pid, end)
+                out, err = process.communicate(timeout=20)
+                self.assertEqual(process.returncode, 1, out + err)
+                self.assertIn("the migration was cancelled, for the guest", err)
+                self.assertIn("guest has ended" if end == "reset" else "was ended", err)
+                self.assert_waits(destination)
+
     def test_source_that_ends_meanwhile(self):
         for options in ((), ("--json",)):
             with self.subTest(options=options):

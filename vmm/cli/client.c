@@ -20,6 +20,7 @@ struct client {
 	char path[CTL_PATH_BYTES];
 	char *buf; /* what was read: len bytes, the first `used` of them handled */
 	size_t len, used, cap;
+	struct client_last_word last;
 };
 
 static int no_answer(const struct client *c, struct err *e)
@@ -207,6 +208,28 @@ static int take_reply(json_t *message, const char *command, json_t **ret, struct
 	return 0;
 }
 
+/* An event: what the process says of its own end is remembered, the rest is of no interest. */
+static void hear(struct client *c, const json_t *message)
+{
+	const char *event = json_string_value(json_object_get(message, "event"));
+	const json_t *data = json_object_get(message, "data");
+	const char *status = json_string_value(json_object_get(data, "status"));
+
+	if (!event)
+		return;
+	if (!strcmp(event, "SHUTDOWN")) {
+		c->last.ends = true;
+		c->last.guest_ended = json_is_true(json_object_get(data, "guest"));
+	} else if (!strcmp(event, "MIGRATION") && c->last.ends && status) {
+		(void)snprintf(c->last.outcome, sizeof(c->last.outcome), "%s", status);
+	}
+}
+
+const struct client_last_word *client_last_word(const struct client *c)
+{
+	return &c->last;
+}
+
 /* Is this the reply to command `id`? (An error without an id is: nothing else was sent.) */
 static bool is_reply(const json_t *message, json_int_t id)
 {
@@ -216,6 +239,17 @@ static bool is_reply(const json_t *message, json_int_t id)
 		return false;
 	return json_object_get(message, "error") ? !its_id || json_integer_value(its_id) == id
 						 : json_integer_value(its_id) == id;
+}
+
+/* It takes no command any more: what it has said before is still there. */
+static void hear_out(struct client *c, uint64_t until)
+{
+	json_t *message;
+
+	while (!read_message(c, &message, until, NULL)) {
+		hear(c, message);
+		json_decref(message);
+	}
 }
 
 int client_call(struct client *c, const char *command, json_t *args, json_t **ret, struct err *e)
@@ -237,6 +271,8 @@ int client_call(struct client *c, const char *command, json_t *args, json_t **re
 	free(text);
 	if (!rc)
 		rc = send_all(c, "\n", 1, until, e);
+	if (client_lost(rc))
+		hear_out(c, until);
 	while (!rc) {
 		rc = read_message(c, &message, until, e);
 		if (rc)
@@ -246,6 +282,7 @@ int client_call(struct client *c, const char *command, json_t *args, json_t **re
 			json_decref(message);
 			break;
 		}
+		hear(c, message);
 		json_decref(message);
 	}
 	return rc;

@@ -2,9 +2,9 @@
 /*
  * A QMP client: one connection, one command at a time, every wait bounded.
  *
- * Events that come between are skipped: who wants to follow something asks for its state. The peer
- * is not trusted with the terminal: control characters in its strings become '?'.
- * Threads: one at a time.
+ * Of the events that come between only those of the process's end are kept: who wants to follow
+ * something asks for its state. The peer is not trusted with the terminal: control characters in
+ * its strings become '?'. Threads: one at a time.
  */
 #ifndef VMM_CLI_CLIENT_H
 #define VMM_CLI_CLIENT_H
@@ -38,6 +38,13 @@ int client_call(struct client *c, const char *command, json_t *args, json_t **re
 
 /* Is this error of client_call() the end of the connection: the other process is gone? */
 bool client_lost(int rc);
+/* What the process has said of its end, between the replies to commands. */
+struct client_last_word {
+	bool ends;        /* it is about to end, ... */
+	bool guest_ended; /* ... because its guest did */
+	char outcome[24]; /* how the migration or save went that was under way then; "": not said */
+};
+const struct client_last_word *client_last_word(const struct client *c);
 /* Wait until the process at the other end has closed the connection. -ETIMEDOUT. */
 int client_wait_end(struct client *c, int timeout_ms, struct err *e);
 

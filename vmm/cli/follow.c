@@ -78,8 +78,32 @@ int follow_cancel(struct follow *f, struct err *e)
 	return client_call(f->client, "migrate_cancel", NULL, NULL, e);
 }
 
-int follow_lost(const struct follow *f, int rc, const struct err *why, struct err *e)
+/* The process has ended, but has told before how this went. Returns the exit status. */
+static int heard(struct follow *f, const struct client_last_word *last, struct err *e)
 {
+	if (f->answer)
+		(void)json_object_set_new(f->answer, "status", qmp_text(last->outcome));
+	if (!strcmp(last->outcome, "completed")) {
+		if (!f->json)
+			(void)printf("completed: then the guest's process here was ended\n");
+		else
+			follow_json(f, "done", NULL);
+		return EXIT_OK;
+	}
+	(void)err_set(e, ECANCELED, "the %s was %s, for %s", f->what, last->outcome,
+		      last->guest_ended ? "the guest has ended, and its process with it"
+					: "the guest's process was ended, and the guest with it");
+	return EXIT_FAILED;
+}
+
+int follow_lost(struct follow *f, int rc, const struct err *why, struct err *e)
+{
+	const struct client_last_word *last = client_last_word(f->client);
+
+	if (client_lost(rc) &&
+	    (!strcmp(last->outcome, "completed") || !strcmp(last->outcome, "cancelled") ||
+	     !strcmp(last->outcome, "failed")))
+		return heard(f, last, e);
 	if (rc == -ETIMEDOUT && !f->cancelling)
 		(void)err_set(e, ETIMEDOUT,
 			      "%s; the %s may go on all the same: 'ferry status %s' tells, once it "

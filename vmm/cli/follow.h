@@ -45,10 +45,10 @@ int follow_wait(struct follow *f, int poll_ms, struct err *e);
 /* Asks for the cancelling; follow_wait() then bounds how long its end may take. */
 int follow_cancel(struct follow *f, struct err *e);
 /*
- * It could not be followed to its end (rc, why), which may be any: *e says so. Returns the exit
- * status for that.
+ * It could not be followed to its end (rc, why), which may be any: *e says so, unless the process
+ * told of it before it ended itself. Returns the exit status.
  */
-int follow_lost(const struct follow *f, int rc, const struct err *why, struct err *e);
+int follow_lost(struct follow *f, int rc, const struct err *why, struct err *e);
 
 /*
  * Shows how it goes: on a terminal a line that is overwritten, else a line or an object a second.

@@ -27,7 +27,10 @@ void session_tell(struct session *s, const char *name, json_t *data)
 
 static void tell_migration(struct session *s, const struct mig_event *ev)
 {
-	if (!s->caps.events)
+	/* Who follows a migration is told how it went before this process is gone. */
+	bool last_word = s->quitting && ev->kind == MIG_EVENT_STATE && !session_migrating(s);
+
+	if (!s->caps.events && !last_word)
 		return;
 	if (ev->kind == MIG_EVENT_PASS)
 		session_tell(s, "MIGRATION_PASS", json_pack("{s:o}", "pass", qmp_uint(ev->pass)));
