@@ -355,6 +355,53 @@ static int get_sums(struct mig_file *f, struct rbuf *r, struct err *e)
 	return 0;
 }
 
+/* Is this section next? It may be left out. */
+static bool is_next(const struct rbuf *r, const char *want)
+{
+	struct rbuf look = *r;
+	char name[MEM_BLOCK_NAME_LEN];
+
+	(void)get_u8(&look);
+	(void)get_u32(&look);
+	get_str8(&look, name, sizeof(name));
+	return !look.bad && !strcmp(name, want);
+}
+
+static int get_hot(struct mig_file *f, struct rbuf *r, struct err *e)
+{
+	uint64_t n, want = mig_file_all_extents(&f->layout);
+	char name[MEM_BLOCK_NAME_LEN];
+	uint32_t instance, version;
+	int rc;
+
+	f->first_id = MIG_FILE_ID_DEVICES;
+	if (!is_next(r, "hot"))
+		return 0;
+	rc = get_section_head(f, r, f->first_id, name, &instance, &version, e);
+	if (rc)
+		return rc;
+	n = get_u64(r);
+	f->hot = get_bytes(r, (want + 7) / 8);
+	if (instance || version != 1 || n != want || !f->hot ||
+	    (want % 8 && f->hot[want / 8] >> want % 8))
+		return bad(f, tail_at(f, r), e,
+			   "the section 'hot' is damaged, or not of version 1 and for %" PRIu64
+			   " extents",
+			   want);
+	if (!get_footer(r, f->first_id++))
+		return bad(f, tail_at(f, r), e, "the section 'hot' does not end where it should");
+	return 0;
+}
+
+uint64_t mig_file_n_hot(const struct mig_file *f)
+{
+	uint64_t n = 0, bytes = (mig_file_all_extents(&f->layout) + 7) / 8;
+
+	for (uint64_t i = 0; f->hot && i < bytes; i++)
+		n += (uint64_t)__builtin_popcount(f->hot[i]);
+	return n;
+}
+
 static int parse_tail(struct mig_file *f, struct err *e)
 {
 	struct rbuf r;
@@ -368,6 +415,8 @@ static int parse_tail(struct mig_file *f, struct err *e)
 	rc = get_guest(f, &r, e);
 	if (!rc)
 		rc = get_sums(f, &r, e);
+	if (!rc)
+		rc = get_hot(f, &r, e);
 	f->devices_at = r.pos;
 	return rc;
 }
@@ -458,8 +507,7 @@ int mig_file_sections(const struct mig_file *f, mig_file_section_fn *fn, void *c
 
 	rbuf_init(&r, ORDER_BIG, f->tail, f->tail_bytes);
 	r.pos = f->devices_at;
-	for (uint32_t id = MIG_FILE_ID_DEVICES; rbuf_left(&r) && r.data[r.pos] != MIG_FILE_EOF;
-	     id++) {
+	for (uint32_t id = f->first_id; rbuf_left(&r) && r.data[r.pos] != MIG_FILE_EOF; id++) {
 		int rc = get_section_head(f, &r, id, name, &instance, &version, e);
 		uint64_t at = tail_at(f, &r);
 

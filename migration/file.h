@@ -29,9 +29,11 @@ struct mig_file {
 	uint64_t *present[MEM_MAX_BLOCKS]; /* a bit for each page that is there */
 	struct mig_file_guest guest;
 	uint64_t *sums[MEM_MAX_BLOCKS]; /* of each extent */
+	const uint8_t *hot; /* in the tail: a bit for each extent, of all blocks; or NULL */
 	uint8_t *tail;
 	size_t tail_bytes;
 	size_t devices_at; /* in the tail: the first section of a device */
+	uint32_t first_id; /* its number */
 };
 
 /* -EINVAL, -EBADMSG (the checksum), -errno; with a message. */
@@ -45,6 +47,9 @@ void mig_file_close(struct mig_file *f);
 typedef int mig_file_section_fn(void *ctx, const char *name, uint32_t instance, uint32_t version,
 				struct rbuf *r, struct err *e);
 int mig_file_sections(const struct mig_file *f, mig_file_section_fn *fn, void *ctx, struct err *e);
+
+/* How many extents are known to be hot: written while the guest was saved. */
+uint64_t mig_file_n_hot(const struct mig_file *f);
 
 /* How far something has come; any thread may read it. */
 struct mig_file_progress {
@@ -75,7 +80,10 @@ int mig_file_verify(const struct mig_file *f, const struct mig_file_load *how, s
  * checked yet. A failure leaves RAM mapped in part.
  */
 int mig_file_map(const struct mig_file *f, struct mem *mem, struct err *e);
-/* Then, while the guest runs: mig_file_verify(), and each extent is there when it is needed. */
+/*
+ * Then, while the guest runs: mig_file_verify(), and each extent is there when it is needed, hot
+ * ones first.
+ */
 int mig_file_prefetch(const struct mig_file *f, struct mem *mem, const struct mig_file_load *how,
 		      struct err *e);
 

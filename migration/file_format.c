@@ -129,24 +129,25 @@ static void put_section(struct wbuf *w, uint32_t id, const struct mig_section *s
 	put_footer(w, id);
 }
 
-static uint64_t count_sums(const struct mig_file_layout *l)
-{
-	uint64_t n = 0;
-
-	for (unsigned i = 0; i < l->n_blocks; i++)
-		n += mig_file_n_extents(&l->blocks[i]);
-	return n;
-}
-
 static void put_sums(struct wbuf *w, const struct mig_file_layout *l, uint64_t *const *sums)
 {
 	put_section_head(w, MIG_FILE_ID_SUMS, "sums", 0, 1);
 	put_u32(w, MIG_FILE_EXTENT_PAGES);
-	put_u64(w, count_sums(l));
+	put_u64(w, mig_file_all_extents(l));
 	for (unsigned b = 0; b < l->n_blocks; b++)
 		for (uint64_t i = 0; i < mig_file_n_extents(&l->blocks[b]); i++)
 			put_u64(w, sums[b][i]);
 	put_footer(w, MIG_FILE_ID_SUMS);
+}
+
+static void put_hot(struct wbuf *w, const struct mig_file_layout *l, const uint8_t *hot)
+{
+	uint64_t n = mig_file_all_extents(l);
+
+	put_section_head(w, MIG_FILE_ID_DEVICES, "hot", 0, 1);
+	put_u64(w, n);
+	put_bytes(w, hot, (n + 7) / 8);
+	put_footer(w, MIG_FILE_ID_DEVICES);
 }
 
 /* ---- the description ---- */
@@ -183,7 +184,16 @@ static void describe_sums(struct wbuf *w, const struct mig_file_layout *l)
 	put_fmt(w,
 		"{\"name\":\"n_sums\",\"type\":\"uint64\",\"size\":8},"
 		"{\"name\":\"sums\",\"type\":\"buffer\",\"size\":%" PRIu64 "}]}",
-		count_sums(l) * 8);
+		mig_file_all_extents(l) * 8);
+}
+
+static void describe_hot(struct wbuf *w, const struct mig_file_layout *l)
+{
+	put_fmt(w,
+		",{\"name\":\"hot\",\"instance_id\":0,\"vmsd_name\":\"hot\",\"version\":1,"
+		"\"fields\":[{\"name\":\"n_extents\",\"type\":\"uint64\",\"size\":8},"
+		"{\"name\":\"hot\",\"type\":\"buffer\",\"size\":%" PRIu64 "}]}",
+		(mig_file_all_extents(l) + 7) / 8);
 }
 
 /*
@@ -199,7 +209,7 @@ static bool misleads(uint64_t len)
 }
 
 static void put_description(struct wbuf *w, const struct mig_file_layout *l,
-			    const struct mig_section *guest, const struct mig_machine *m)
+			    const struct mig_section *guest, bool hot, const struct mig_machine *m)
 {
 	static const char last[] = "],\"checksum\":\"";
 	const uint64_t rest = strlen(last) + MIG_FILE_CHECKSUM_CHARS + strlen(MIG_FILE_END);
@@ -210,6 +220,8 @@ static void put_description(struct wbuf *w, const struct mig_file_layout *l,
 	put_fmt(&text, "\"devices\":[");
 	describe_section(&text, guest);
 	describe_sums(&text, l);
+	if (hot)
+		describe_hot(&text, l);
 	for (unsigned i = 0; i < n_sections(m); i++) {
 		put_fmt(&text, ",");
 		describe_section(&text, section(m, i));
@@ -228,8 +240,9 @@ static void put_description(struct wbuf *w, const struct mig_file_layout *l,
 
 void mig_file_put_tail(struct wbuf *w, const struct mig_file_layout *l,
 		       const struct mig_file_guest *guest, uint64_t *const *sums,
-		       const struct mig_machine *machine)
+		       const uint8_t *hot, const struct mig_machine *machine)
 {
+	uint32_t id = MIG_FILE_ID_DEVICES;
 	struct mig_file_guest copy = *guest;
 	const struct mig_section first = {.table = &mig_file_guest_table, .data = &copy};
 
@@ -241,7 +254,11 @@ void mig_file_put_tail(struct wbuf *w, const struct mig_file_layout *l,
 	put_footer(w, MIG_FILE_ID_RAM);
 	put_section(w, MIG_FILE_ID_GUEST, &first);
 	put_sums(w, l, sums);
+	if (hot) {
+		put_hot(w, l, hot);
+		id++;
+	}
 	for (unsigned i = 0; i < n_sections(machine); i++)
-		put_section(w, MIG_FILE_ID_DEVICES + i, section(machine, i));
-	put_description(w, l, &first, machine);
+		put_section(w, id + i, section(machine, i));
+	put_description(w, l, &first, hot != NULL, machine);
 }

@@ -52,7 +52,7 @@ enum {
 	MIG_FILE_FOOTER = 0x7e,
 };
 
-/* Section numbers; those of devices follow. */
+/* Section numbers; those of devices follow, or "hot" where it is there, and then those. */
 enum { MIG_FILE_ID_RAM, MIG_FILE_ID_GUEST, MIG_FILE_ID_SUMS, MIG_FILE_ID_DEVICES };
 
 /* Flags in the words of the RAM section. */
@@ -103,6 +103,22 @@ static inline uint64_t mig_file_n_extents(const struct mig_file_block *b)
 	return (b->n_pages + MIG_FILE_EXTENT_PAGES - 1) / MIG_FILE_EXTENT_PAGES;
 }
 
+/* Extents are numbered over all blocks, in their order. */
+static inline uint64_t mig_file_extent_number(const struct mig_file_layout *l, unsigned block,
+					      uint64_t page)
+{
+	uint64_t n = page / MIG_FILE_EXTENT_PAGES;
+
+	while (block--)
+		n += mig_file_n_extents(&l->blocks[block]);
+	return n;
+}
+
+static inline uint64_t mig_file_all_extents(const struct mig_file_layout *l)
+{
+	return mig_file_extent_number(l, l->n_blocks, 0);
+}
+
 /* The layout for this RAM. */
 void mig_file_layout(struct mig_file_layout *l, const struct mem *mem);
 
@@ -111,11 +127,12 @@ void mig_file_put_head(struct wbuf *w, const struct mig_file_layout *l, unsigned
 
 /*
  * The tail up to and without the digits of the checksum; then they and MIG_FILE_END follow.
- * sums[b][i] is the sum of extent i of block b. The machine's early sections come first.
+ * sums[b][i] is the sum of extent i of block b; hot has a bit for each extent, numbered as above,
+ * or is NULL. The machine's early sections come first.
  */
 void mig_file_put_tail(struct wbuf *w, const struct mig_file_layout *l,
 		       const struct mig_file_guest *guest, uint64_t *const *sums,
-		       const struct mig_machine *machine);
+		       const uint8_t *hot, const struct mig_machine *machine);
 #define MIG_FILE_END "\"}"
 
 #endif

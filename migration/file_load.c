@@ -21,6 +21,7 @@ struct loading {
 	struct mem *mem; /* NULL: only looked at, in buffers */
 	uint8_t **buffers;
 	struct mig_file_progress *progress;
+	enum { ALL, HOT, COLD } which; /* of the extents */
 };
 
 static void count(struct loading *l, const struct mig_file_extent *x, uint64_t present)
@@ -93,6 +94,15 @@ static int load_finish(void *ctx, const struct mig_file_extent *x, struct err *e
 
 /* ---- only looked at ---- */
 
+static bool is_skipped(const struct loading *l, const struct mig_file_extent *x)
+{
+	uint64_t n = mig_file_extent_number(&l->file->layout, x->block, x->first);
+
+	if (l->which == ALL)
+		return false;
+	return !(l->file->hot[n / 8] >> n % 8 & 1) == (l->which == HOT);
+}
+
 static bool is_hole(const struct loading *l, const struct mig_file_extent *x)
 {
 	const struct mig_file_block *b = &l->file->layout.blocks[x->block];
@@ -109,6 +119,8 @@ static int verify_begin(void *ctx, struct mig_file_worker *w, const struct mig_f
 	struct loading *l = ctx;
 	uint8_t **buffer = &l->buffers[x->lane];
 
+	if (is_skipped(l, x))
+		return 0;
 	if (!*buffer) {
 		*buffer = aligned_alloc(MEM_PAGE_BYTES, bytes);
 		if (!*buffer)
@@ -128,8 +140,11 @@ static int verify_finish(void *ctx, const struct mig_file_extent *x, struct err 
 	const uint64_t *map = l->file->present[x->block];
 	const uint8_t *at = l->buffers[x->lane];
 	uint64_t present;
-	int rc = check_sum(l, x, at, &present, e);
+	int rc;
 
+	if (is_skipped(l, x))
+		return 0;
+	rc = check_sum(l, x, at, &present, e);
 	for (uint64_t p = x->first; !rc && p < x->first + x->n; p++) {
 		if (!bits_test(map, p) && !page_is_zero(at + (p - x->first) * MEM_PAGE_BYTES))
 			rc = err_set(e, EBADMSG,
@@ -247,7 +262,12 @@ int mig_file_prefetch(const struct mig_file *f, struct mem *mem, const struct mi
 	l.buffers = calloc(lanes, sizeof(*l.buffers));
 	if (!l.buffers)
 		return err_set(e, ENOMEM, "out of memory");
+	l.which = mem && f->hot ? HOT : ALL;
 	rc = run(f, how, &job, e);
+	if (!rc && l.which == HOT) {
+		l.which = COLD;
+		rc = run(f, how, &job, e);
+	}
 	for (unsigned i = 0; i < lanes; i++)
 		free(l.buffers[i]);
 	free(l.buffers);

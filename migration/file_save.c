@@ -33,6 +33,9 @@ int mig_file_save_init(struct mig_file_save *f, const struct mem *mem, int fd,
 		if (!f->present[b] || !f->page_sums[b])
 			return err_set(e, ENOMEM, "out of memory for the pages' checksums");
 	}
+	f->hot = calloc(mig_file_all_extents(&f->layout), sizeof(*f->hot));
+	if (!f->hot)
+		return err_set(e, ENOMEM, "out of memory");
 	/* Its places exist before anything is in them: no write makes the file longer. */
 	if (ftruncate(fd, (off_t)f->layout.tail_offset))
 		return err_sys(e, errno, "cannot make a file of %" PRIu64 " MiB",
@@ -47,6 +50,8 @@ void mig_file_save_free(struct mig_file_save *f)
 		free(f->page_sums[b]);
 		f->present[b] = f->page_sums[b] = NULL;
 	}
+	free(f->hot);
+	f->hot = NULL;
 }
 
 /* ---- pages ---- */
@@ -120,6 +125,8 @@ static int write_begin(void *ctx, struct mig_file_worker *w, const struct mig_fi
 	}
 	if (run && !rc)
 		rc = mig_file_submit(w, end - run, run, b->hva + (end - run) * MEM_PAGE_BYTES, e);
+	if (f->again && (normal || zero))
+		f->hot[mig_file_extent_number(&f->layout, x->block, x->first)] = true;
 	atomic_fetch_add(&f->progress.normal_pages, normal);
 	atomic_fetch_add(&f->progress.zero_pages, zero);
 	atomic_fetch_add(&f->progress.bytes, normal * MEM_PAGE_BYTES);
@@ -146,8 +153,10 @@ int mig_file_save_pages(struct mig_file_save *f, struct err *e)
 					 .begin = write_begin,
 					 .finish = write_finish,
 					 .ctx = f};
+	int rc = mig_file_run(&job, e);
 
-	return mig_file_run(&job, e);
+	f->again = true;
+	return rc;
 }
 
 static int write_at(const struct mig_file_save *f, uint64_t at, const uint8_t *from, size_t len,
@@ -191,6 +200,7 @@ int mig_file_save_copies(struct mig_file_save *f, struct err *e)
 		const uint8_t *at = l->bytes + i * MEM_PAGE_BYTES;
 		bool zero = page_is_zero(at);
 
+		f->hot[mig_file_extent_number(&f->layout, c->block, c->page)] = true;
 		if (run && (zero || c->block != c[-1].block || c->page != c[-1].page + 1 ||
 			    run == MIG_FILE_EXTENT_PAGES)) {
 			rc = write_run(f, i - run, run, e);
@@ -247,6 +257,21 @@ static int make_sums(const struct mig_file_save *f, uint64_t *sums[MEM_MAX_BLOCK
 	return 0;
 }
 
+/* *out has a bit for each extent, and is the caller's to free; NULL: none is hot. */
+static int make_hot(const struct mig_file_save *f, uint8_t **out)
+{
+	uint64_t n = mig_file_all_extents(&f->layout);
+
+	if (!memchr(f->hot, true, n))
+		return 0;
+	*out = calloc(1, (n + 7) / 8);
+	if (!*out)
+		return -ENOMEM;
+	for (uint64_t i = 0; i < n; i++)
+		(*out)[i / 8] |= (uint8_t)(f->hot[i] << i % 8);
+	return 0;
+}
+
 /* The heads go into the checksum first; the tail gets it at its end. */
 static int finish_tail(struct wbuf *tail, uint8_t *const *heads, const struct mig_file_layout *l)
 {
@@ -280,9 +305,12 @@ int mig_file_save_rest(struct mig_file_save *f, const struct mig_file_guest *gue
 		       const struct mig_machine *machine, struct err *e)
 {
 	uint64_t *sums[MEM_MAX_BLOCKS] = {NULL};
-	uint8_t *heads[MEM_MAX_BLOCKS] = {NULL};
+	uint8_t *heads[MEM_MAX_BLOCKS] = {NULL}, *hot = NULL;
 	struct wbuf tail;
 	int rc = make_sums(f, sums);
+
+	if (!rc)
+		rc = make_hot(f, &hot);
 
 	wbuf_init(&tail, ORDER_BIG, MIG_FILE_TAIL_MAX);
 	for (unsigned b = 0; b < f->layout.n_blocks && !rc; b++) {
@@ -290,7 +318,7 @@ int mig_file_save_rest(struct mig_file_save *f, const struct mig_file_guest *gue
 		rc = heads[b] ? 0 : -ENOMEM;
 	}
 	if (!rc) {
-		mig_file_put_tail(&tail, &f->layout, guest, sums, machine);
+		mig_file_put_tail(&tail, &f->layout, guest, sums, hot, machine);
 		rc = wbuf_error(&tail);
 	}
 	if (!rc)
@@ -298,6 +326,7 @@ int mig_file_save_rest(struct mig_file_save *f, const struct mig_file_guest *gue
 	rc = rc ? err_sys(e, -rc, "cannot put the guest's state together")
 		: write_all(f, &tail, heads, e);
 	wbuf_free(&tail);
+	free(hot);
 	for (unsigned b = 0; b < MEM_MAX_BLOCKS; b++) {
 		free(sums[b]);
 		free(heads[b]);

@@ -24,6 +24,8 @@ struct mig_file_save {
 	struct mig_file_layout layout;
 	uint64_t *present[MEM_MAX_BLOCKS];
 	uint64_t *page_sums[MEM_MAX_BLOCKS]; /* of pages that are present */
+	uint8_t *hot;                        /* for each extent: was any of it written again? */
+	bool again;                          /* all of RAM has been written once */
 	struct mig_file_progress progress;
 };
 

@@ -118,6 +118,7 @@ static void write_with_ferry(void)
 		       MEM_PAGE_BYTES);
 	must(!mig_file_save_init(&save, saved_ram, fd, &params, NULL, NULL));
 	must(!mig_file_save_pages(&save, NULL));
+	save.hot[0] = true;
 	must(!mig_file_save_rest(&save, &guest, &machine, NULL));
 	layout = save.layout;
 	mig_file_save_free(&save);

@@ -165,6 +165,11 @@ class TestLive(SaveTest):
             self.ferry("inspect", "--verify", path)
             with Saved(path) as saved:
                 saved.check_sums()
+                hot = saved.sections["hot", 0]
+                self.assertEqual(hot["n_extents"], 64)
+            shown = json.loads(self.ferry("inspect", path, "--json"))
+            self.assertEqual(shown["hot_extents"], int.from_bytes(hot["hot"], "big").bit_count())
+            self.assertGreater(shown["hot_extents"], 0)
             self.verify_lives(self.restore(f"dst{i}", path, cpus=2))
             self.verify_lives(self.restore(f"demand{i}", path, cpus=2,
                                            extra=["--debug-exit", "--on-demand"]))

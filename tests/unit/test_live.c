@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Saving a guest that runs: the file is the guest of one moment, whatever was written meanwhile. */
 #include <check.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -227,4 +229,67 @@ START_TEST(pages_come_and_go)
 }
 END_TEST
 
-PAIR_SUITE("live", same_as_the_guest, goes_on, slowed, callbacks_fail, cancelled, pages_come_and_go)
+/* A byte of this page is wrong in the file. */
+static void damage(int fd, const struct mig_file_layout *l, uint64_t page)
+{
+	off_t at = (off_t)mig_file_page_offset(&l->blocks[0], page) + 9;
+	uint8_t byte;
+
+	ck_assert_int_eq(pread(fd, &byte, 1, at), 1);
+	byte ^= 1;
+	ck_assert_int_eq(pwrite(fd, &byte, 1, at), 1);
+}
+
+/* What was written while the guest was saved is known, and on demand comes before the rest. */
+START_TEST(hot_first)
+{
+	const struct mig_file_params params = {.n_threads = 1};
+	const struct mig_file_load how = {.n_threads = 1};
+	const struct mig_file_guest guest = {.n_cpus = 2, .n_blocks = 1};
+	struct mig_file_save f = {.fd = -1};
+	struct mig_live live = {.started = false};
+	struct err e = ERR_INIT;
+	struct mig_file *file;
+	struct saved s;
+	uint8_t *data, *at;
+	size_t bytes;
+	int fd;
+
+	up(&s, 81);
+	fd = open(s.path, O_CREAT | O_RDWR, 0600);
+	ck_assert_int_eq(mig_file_save_init(&f, s.src->mem, fd, &params, NULL, NULL), 0);
+	ck_assert_int_eq(mig_live_start(&live, s.src->mem, &dirty, NULL), 0);
+	f.live = &live;
+	ck_assert_int_eq(mig_file_save_pages(&f, NULL), 0);
+	ck_assert_int_eq(mem_set(s.src->mem, 5000 * MEM_PAGE_BYTES, 7, MEM_PAGE_BYTES), 0);
+	ck_assert_int_eq(mig_live_sync(&live, NULL), 0);
+	ck_assert_int_eq(mig_file_save_pages(&f, NULL), 0);
+	ck_assert_int_eq(mig_file_save_rest(&f, &guest, &s.cfg.machine, NULL), 0);
+	ck_assert_msg(!saved_verify(s.path, &e), "%s", e.msg);
+	damage(fd, &f.layout, 600);
+	damage(fd, &f.layout, 5000);
+	ck_assert_int_eq(mig_file_open(&file, s.path, NULL), 0);
+	ck_assert_uint_eq(mig_file_n_hot(file), 1);
+	ck_assert_int_eq(mig_file_prefetch(file, s.src->mem, &how, &e), -EBADMSG);
+	ck_assert_msg(strstr(e.msg, "pages 4864 to 5119"), "%s", e.msg);
+	mig_file_close(file);
+	/* Not for as many extents as there are. */
+	data = saved_read(s.path, &bytes);
+	at = memmem(data + f.layout.tail_offset, bytes - f.layout.tail_offset, "\x03hot", 4);
+	ck_assert_ptr_nonnull(at);
+	at[4 + 4 + 4 + 7] ^= 1;
+	saved_resum(data, bytes, RAM);
+	saved_write(s.path, data, bytes);
+	err_clear(&e);
+	ck_assert_int_eq(mig_file_open(&file, s.path, &e), -EINVAL);
+	ck_assert_msg(strstr(e.msg, "the section 'hot' is damaged"), "%s", e.msg);
+	free(data);
+	mig_file_save_free(&f);
+	mig_live_stop(&live);
+	(void)close(fd);
+	saved_down(&s);
+}
+END_TEST
+
+PAIR_SUITE("live", same_as_the_guest, goes_on, slowed, callbacks_fail, cancelled, pages_come_and_go,
+	   hot_first)

@@ -84,10 +84,10 @@ static void head_json(const struct mig_file *f, struct wbuf *w)
 	put_fmt(w,
 		"{\"version\":%u,\"machine\":\"%s\",\"capabilities\":[\"%s\"],\"file_bytes\":"
 		"%" PRIu64 ",\"page_size\":%llu,\"name\":\"%s\",\"cpus\":%u,\"was_running\":%s,"
-		"\"saved_real_ns\":%" PRIu64 ",\"blocks\":[",
+		"\"saved_real_ns\":%" PRIu64 ",\"hot_extents\":%" PRIu64 ",\"blocks\":[",
 		MIG_FILE_VERSION, MIG_FILE_MACHINE, MIG_FILE_CAPABILITY, f->file_bytes,
 		MEM_PAGE_BYTES, name, f->guest.n_cpus, f->guest.was_running ? "true" : "false",
-		f->guest.saved_real_ns);
+		f->guest.saved_real_ns, mig_file_n_hot(f));
 	for (unsigned i = 0; i < f->layout.n_blocks; i++) {
 		const struct mig_file_block *b = &f->layout.blocks[i];
 
@@ -116,6 +116,9 @@ static void head_text(const struct mig_file *f, struct wbuf *w)
 		f->guest.n_cpus == 1 ? "" : "s", f->guest.was_running ? "running" : "paused");
 	put_fmt(w, "saved      %s\n", when);
 	put_fmt(w, "file       %" PRIu64 " bytes\n", f->file_bytes);
+	if (f->hot)
+		put_fmt(w, "hot        %llu MiB were written to while the guest was saved\n",
+			mig_file_n_hot(f) * MIG_FILE_EXTENT_PAGES * MEM_PAGE_BYTES >> 20);
 	for (unsigned i = 0; i < f->layout.n_blocks; i++) {
 		const struct mig_file_block *b = &f->layout.blocks[i];
 
