@@ -201,12 +201,17 @@ def own_figures(info):
     return {key: info[name] / unit for key, (name, unit) in OWN.items() if name in info}
 
 
+def slowed(info):
+    """{who: by how many per cent} of each vCPU, or of all where one figure is theirs; {} for none."""
+    if "cpu-throttle-percentage" in info:
+        return {"all vCPUs": info["cpu-throttle-percentage"]}
+    return {f"vCPU {cpu['cpu-index']}": round(100 * (1 - cpu["share"]), 1)
+            for cpu in info.get("x-ferry-vcpus", ()) if "share" in cpu}
+
+
 def throttle(info):
     """By how many per cent the slowest vCPU is slowed down; None where nothing is said of it."""
-    if "cpu-throttle-percentage" in info:
-        return info["cpu-throttle-percentage"]
-    shares = [cpu["share"] for cpu in info.get("x-ferry-vcpus", ()) if "share" in cpu]
-    return 100 * (1 - min(shares)) if shares else None
+    return max(slowed(info).values(), default=None)
 
 
 def sample(info, begin):

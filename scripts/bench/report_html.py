@@ -20,6 +20,7 @@ NOISE = ("total_s", "engine_downtime_ms", "guest_gap_ms", "cpu_s_gib")
 RUN_FIGURES = ("total_s", "passes", "engine_downtime_ms", "predicted_ms", "guest_gap_ms",
                "engine_mib", "wire_mib", "base_writes_s", "writes_s", "cpu_s_gib",
                "source_beyond_kib", "dest_beyond_kib")
+FEW = 4  # vCPUs that have a line each
 MARKS = {results.COMPLETED: "✓", results.CANCELLED: "◼", results.FAILED: "✗",
          results.SKIPPED: "–", results.NOT_RUN: "–"}
 
@@ -67,7 +68,7 @@ def figure(picture, caption, data):
     return f"<figure>{picture}<figcaption>{caption}</figcaption>{data}</figure>"
 
 
-def csv_link(name, head, rows):
+def csv_link(name, head, rows, words="the numbers as CSV"):
     """The numbers themselves, to be saved: in the page, not beside it."""
     out = io.StringIO()
     writer = csv.writer(out)
@@ -75,7 +76,7 @@ def csv_link(name, head, rows):
     writer.writerows(rows)
     data = base64.b64encode(out.getvalue().encode()).decode()
     return (f'<a class="data" download="{esc(name)}.csv" href="data:text/csv;base64,{data}">'
-            "the numbers as CSV</a>")
+            f"{esc(words)}</a> ")
 
 
 def legend(page, names=None):
@@ -219,45 +220,74 @@ def noise(page):
              table(["", *(heading_of(measure.BY_KEY[k]) for k in NOISE)], rows), "</section>")
 
 
-def cell_card(page, cell):
-    names, remaining, rates, work, marks, rows, hist = [], [], [], [], [], [], []
-    for vmm in page.names:
-        run = stats.typical(page.results, cell.number, vmm)
-        counts = stats.histogram(page.results, cell.number, vmm)
-        if counts:
-            hist.append((page.colour(vmm), vmm, counts))
-        if not run:
-            continue
+def curves(page, cell, runs):
+    """The typical run of each VMM over time, one panel above the other, and their numbers."""
+    remaining, rates, slowed, work, marks = [], [], [], [], []
+    rows, slow_rows, work_rows = [], [], []
+    for vmm, run in runs:
         c = page.colour(vmm)
-        names.append(vmm)
         remaining.append(charts.Line(c, [(x["t"], x["remaining"] / measure.MIB)
                                          for x in run.series], name=vmm))
         rates.append(charts.Line(c, [(x["t"], x["dirty"] * 4096 / measure.MIB)
                                      for x in run.series], name=f"{vmm}: dirty rate"))
         rates.append(charts.Line(c, [(x["t"], x["speed"] / measure.MIB) for x in run.series], True,
                                  f"{vmm}: speed"))
+        steps = results.slow_steps(run.slowed, run.series[-1]["t"])
+        slowed += [charts.Line(c, points, i > 0, f"{vmm}, {who}")
+                   for i, (who, points) in enumerate(few(steps).items())]
         work.append(charts.Line(c, [(t, w) for t, w, _ in run.work], name=vmm))
         marks += [(p["begin_s"], c, f"{vmm}: pass {p['pass']}, {p['sent'] / measure.MIB:.1f} MiB "
                                     "sent in it") for p in run.passes]
         rows += [(vmm, run.round + 1, f"{x['t']:.4f}", x["state"], x["pass"], x["sent"],
                   x["remaining"], x["dirty"], round(x["speed"]), x["predicted_ms"])
                  for x in run.series]
-    inner = [f"<h3>{esc(cell.name)}</h3>", cell_facts(cell)]
-    if names:
-        panels = [charts.Panel("remaining, MiB; ticks: passes", remaining, marks),
-                  charts.Panel("dirty rate (line) and speed (dashes), MiB/s", rates)]
-        if any(w for line in work for _, w in line.points):
-            panels.append(charts.Panel("the guest's writes, pages/s", work))
-        inner.append(figure(
-            charts.over_time(panels, f"convergence of {cell.name}"),
-            f"The run with the median time. Remaining, rates "
-            f"{where(measure.BY_KEY['engine_mib'])}, writes "
-            f"{where(measure.BY_KEY['writes_s'])}.",
-            csv_link(f"cell-{cell.number}", ("vmm", "round", "t_s", "state", "pass", "sent_bytes",
-                                             "remaining_bytes", "dirty_pages_s", "bytes_s",
-                                             "predicted_ms"), rows)))
-    else:
-        inner.append("<p>No run of it got far enough for a curve.</p>")
+        slow_rows += [(vmm, run.round + 1, f"{t:.4f}", who, percent)
+                      for who, points in steps.items() for t, percent in points]
+        work_rows += [(vmm, run.round + 1, f"{t:.4f}", round(w, 1), round(s, 1))
+                      for t, w, s in run.work]
+    panels = [charts.Panel("remaining, MiB; ticks: passes", remaining, marks),
+              charts.Panel("dirty rate (line) and speed (dashes), MiB/s", rates)]
+    if slowed:
+        panels.append(charts.Panel("vCPUs slowed down by, % (line: the most)", slowed))
+    if any(w for line in work for _, w in line.points):
+        panels.append(charts.Panel("the guest's writes, pages/s", work))
+    data = csv_link(f"cell-{cell.number}", ("vmm", "round", "t_s", "state", "pass", "sent_bytes",
+                                            "remaining_bytes", "dirty_pages_s", "bytes_s",
+                                            "predicted_ms"), rows)
+    data += csv_link(f"cell-{cell.number}-guest", ("vmm", "round", "t_s", "writes_s", "loops_s"),
+                     work_rows, "the guest's as CSV")
+    if slow_rows:
+        data += csv_link(f"cell-{cell.number}-slowed", ("vmm", "round", "t_s", "who", "percent"),
+                         slow_rows, "the slowing as CSV")
+    return figure(charts.over_time(panels, f"convergence of {cell.name}"),
+                  f"The run with the median time. Remaining, rates, slowing "
+                  f"{where(measure.BY_KEY['engine_mib'])}, writes "
+                  f"{where(measure.BY_KEY['writes_s'])}.", data)
+
+
+def few(steps):
+    """The most slowed vCPU first; of many, that and the least slowed one."""
+    def area(points):
+        return sum((b[0] - a[0]) * a[1] for a, b in zip(points, points[1:]))
+
+    order = sorted(steps, key=lambda who: -area(steps[who]))
+    if len(order) > FEW:
+        order = [order[0], order[-1]]
+    return {who: steps[who] for who in order}
+
+
+def cell_card(page, cell):
+    runs, hist = [], []
+    for vmm in page.names:
+        counts = stats.histogram(page.results, cell.number, vmm)
+        if counts:
+            hist.append((page.colour(vmm), vmm, counts))
+        run = stats.typical(page.results, cell.number, vmm)
+        if run:
+            runs.append((vmm, run))
+    inner = [f"<h3>{esc(cell.name)}</h3>", cell_facts(cell),
+             curves(page, cell, runs) if runs else
+             "<p>No run of it got far enough for a curve.</p>"]
     if hist:
         buckets = [(charts.us_text(2**i), *(h[2][i] for h in hist))
                    for i in range(len(hist[0][2])) if any(h[2][i] for h in hist)]

@@ -27,6 +27,7 @@ class Result:
     figures: dict = field(default_factory=dict)
     series: list = field(default_factory=list)   # the engine's figures over time
     passes: list = field(default_factory=list)
+    slowed: list = field(default_factory=list)   # (s, {who: %}): as it changed, from query-migrate
     work: list = field(default_factory=list)     # (s, writes/s, loops/s): the guest's, over time
     histogram: list = field(default_factory=list)
     threads: dict = field(default_factory=dict)  # CPU seconds by thread: ferry's traces
@@ -63,6 +64,25 @@ def thin(series, most=SERIES_MAX):
     step = max(1, -(-len(series) // most))
     return [x for i, x in enumerate(series)
             if i % step == 0 or i == len(series) - 1 or x["pass"] != series[i - 1]["pass"]]
+
+
+def slow_steps(slowed, end_s):
+    """{who: [(s, %)]} as lines with steps, to the end of the migration; {} if nobody was slowed."""
+    lines = {}
+    for who in dict.fromkeys(who for _, shares in slowed for who in shares):
+        points = [(slowed[0][0], 0)]
+        for t, shares in slowed:
+            last, now = points[-1][1], shares.get(who, 0)
+            if now != last:
+                points += [(t, last), (t, now)]
+        lines[who] = [*points, (max(end_s, points[-1][0]), points[-1][1])]
+    return lines
+
+
+def some_of(rows, most=SERIES_MAX):
+    """At most about so many of them, evenly, and the last one."""
+    step = max(1, -(-len(rows) // most))
+    return [x for i, x in enumerate(rows) if i % step == 0 or i == len(rows) - 1]
 
 
 def work_rates(samples, begin):

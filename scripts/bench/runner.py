@@ -101,7 +101,7 @@ class Attempt:
         self.settings = run.options
         self.result = Result.of(run)
         self.work = measure.Work()
-        self.series = []
+        self.series, self.slowed = [], []
 
     def why_not(self, features):
         """Why it cannot be had here, or None."""
@@ -251,6 +251,9 @@ class Attempt:
             if sample:
                 self.series.append(sample)
                 self.watch.sample(self.run, sample)
+                slowed = measure.slowed(info)
+                if not self.slowed or slowed != self.slowed[-1][1]:
+                    self.slowed.append((now - begin, slowed))
             if info.get("status") in ("completed", "failed", "cancelled"):
                 return info
             if info.get("status") == "undecided":
@@ -316,6 +319,8 @@ class Attempt:
             pages = None
         result.series = self.series
         result.passes = results.passes(self.series)
+        if any(any(shares.values()) for _, shares in self.slowed):
+            result.slowed = results.some_of(self.slowed)
         result.work = results.work_rates(self.work.samples, begin)
         results.check_work(result, self.work.samples)
         if done:

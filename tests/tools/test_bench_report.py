@@ -52,6 +52,10 @@ def a_report(mangle=None):
         r.phases = {"downtime": {"source": {"pause": 2000000}, "destination": {"load": 10}},
                     "predicted": {"source": {"pause": 1000000}, "destination": {}}}
         r.threads = {"source": {"mig-source": 0.5}, "destination": {"mig-dest": 0.7}}
+        if run.kind != "control":
+            r.slowed = ([(0.0, {}), (2.0, {"all vCPUs": 20}), (4.0, {"all vCPUs": 30})]
+                        if run.vmm == "qemu" else
+                        [(0.0, {}), (1.0, {f"vCPU {i}": 9.0 * i for i in range(6)}), (3.0, {})])
         r.work, r.histogram = [(0.1, 10.0, 5.0), (0.2, 11.0, 5.0)], [0, 3, 2] + [0] * 22
         r.check("all well", True, "yes")
         if run.cell.number == 2:
@@ -160,6 +164,21 @@ class ResultsTest(unittest.TestCase):
             "pages sent are pages received", "the wire carries what the engine sends",
             "the link loses nothing", "the guest's work only grows"])
 
+    def test_slowing(self):
+        self.assertEqual(measure.slowed({"x-ferry-vcpus": [{"cpu-index": 1, "share": 0.25}]}),
+                         {"vCPU 1": 75.0})
+        self.assertEqual(measure.slowed({"cpu-throttle-percentage": 20}), {"all vCPUs": 20})
+        self.assertEqual(measure.slowed({}), {})
+        self.assertEqual(results.slow_steps([], 5), {})
+        steps = results.slow_steps([(0, {}), (1, {"a": 10}), (2, {"a": 10, "b": 5}), (3, {})], 5)
+        self.assertEqual(steps, {"a": [(0, 0), (1, 0), (1, 10), (3, 10), (3, 0), (5, 0)],
+                                 "b": [(0, 0), (2, 0), (2, 5), (3, 5), (3, 0), (5, 0)]})
+        rows = results.some_of(list(range(5001)))
+        self.assertLess(len(rows), results.SERIES_MAX + 2)
+        self.assertEqual((rows[0], rows[-1]), (0, 5000))
+        lines = {f"vCPU {i}": [(0, i), (5, i)] for i in range(6)}
+        self.assertEqual(list(report_html.few(lines)), ["vCPU 5", "vCPU 0"])
+
     def test_work(self):
         w = measure.Work()
         for line in (None, "writer: ready", "writer: status t_us=5 wri",
@@ -180,7 +199,8 @@ class ResultsTest(unittest.TestCase):
                          {"sync_ms": 2.5})
         self.assertIsNone(measure.throttle({}))
         self.assertEqual(measure.throttle({"cpu-throttle-percentage": 40}), 40)
-        self.assertEqual(measure.throttle({"x-ferry-vcpus": [{"share": 0.75}, {"share": 1}]}), 25)
+        self.assertEqual(measure.throttle({"x-ferry-vcpus": [
+            {"cpu-index": 0, "share": 0.75}, {"cpu-index": 1, "share": 1}]}), 25)
         self.assertIsNone(measure.sample({"status": "setup"}, 0))
         x = measure.sample({"status": "active", "ram": {"transferred": 5, "remaining": 6,
                                                         "dirty-sync-count": 2, "mbps": 8}}, 0)
@@ -239,6 +259,9 @@ class ReportTest(unittest.TestCase):
         self.assertIn("not done after 6 s; a note", words)
         self.assertIn("mig-dest", words)
         self.assertIn("predicted, ms", words)
+        self.assertIn("vCPUs slowed down by, %", words)
+        for line in ("qemu, all vCPUs", "ferry, vCPU 5", "ferry, vCPU 0"):
+            self.assertIn(line, words)
         for where in measure.WHERE:
             self.assertIn(where, words)
         for figure in root.iter("figure"):  # each with its data
