@@ -23,6 +23,9 @@ uint32_t page_sum(const void *p);
  */
 uint64_t page_sum_at(const void *p, uint64_t page);
 
+/* The page at p will be looked at next: begin to fetch it. Does nothing where none is mapped. */
+void page_prefetch(const void *p);
+
 /* Copy a few pages' bytes. */
 void page_copy(void *to, const void *from, size_t bytes);
 

@@ -203,15 +203,21 @@ static void fill_chunk(struct mig_pages *p, struct mig_chunk *c)
 		uint64_t *word = &p->window[p->window_at];
 
 		while (*word) {
-			uint64_t page = (p->window_first_word + p->window_at) * 64 +
-					(uint64_t)__builtin_ctzll(*word);
+			uint64_t base = (p->window_first_word + p->window_at) * 64;
+			uint64_t page = base + (uint64_t)__builtin_ctzll(*word);
+			uint64_t others = *word & (*word - 1);
 			uint8_t *at = b->hva + page * MEM_PAGE_BYTES;
-			bool zero = is_zero(p, b, page, at);
+			bool zero;
+
+			if (others && !p->extent_hole)
+				page_prefetch(b->hva + (base + (uint64_t)__builtin_ctzll(others)) *
+							       MEM_PAGE_BYTES);
+			zero = is_zero(p, b, page, at);
 
 			if (!add_page(c, p->chunk_pages, page, at, zero))
 				return;
 			p->zero_streak = zero ? p->zero_streak + 1 : 0;
-			*word &= *word - 1;
+			*word = others;
 			set_left(p, p->window_left - 1);
 		}
 	}

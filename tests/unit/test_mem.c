@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <xxhash.h>
 
 #include "mem/bits.h"
@@ -402,6 +403,32 @@ START_TEST(sums_leave_no_wide_registers)
 }
 END_TEST
 
+/* A look ahead is not a touch: it makes no page, and nothing has to be there. */
+START_TEST(fetching_ahead_allocates_nothing)
+{
+	struct err e = ERR_INIT;
+	unsigned char there = 1;
+	uint64_t end = 0;
+	struct mem *m;
+	uint8_t *at;
+
+	page_prefetch(NULL);
+	ck_assert_int_eq(mem_create(&m, MEM_MEMFD, MIB, &e), 0);
+	for (uint64_t page = 0; page < m->blocks[0].n_pages; page++)
+		page_prefetch(m->blocks[0].hva + page * MEM_PAGE_BYTES);
+	ck_assert(mem_hole(&m->blocks[0], 0, &end));
+	ck_assert_uint_eq(end, m->blocks[0].n_pages);
+	mem_free(m);
+
+	m = create(MIB);
+	at = m->blocks[0].hva;
+	page_prefetch(at);
+	ck_assert_int_eq(mincore(at, MEM_PAGE_BYTES, &there), 0);
+	ck_assert_uint_eq(there & 1, 0);
+	mem_free(m);
+}
+END_TEST
+
 SUITE("mem", layout, sizes_refused, bounds, access_to_ram, memfd_backend, backend_names, host_marks,
       marks_of_two_threads, bits_like_the_model, word_masks, zero_pages,
-      sums_are_the_same_everywhere, sums_leave_no_wide_registers)
+      sums_are_the_same_everywhere, sums_leave_no_wide_registers, fetching_ahead_allocates_nothing)
