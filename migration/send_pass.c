@@ -158,8 +158,6 @@ static int send_part(struct mig_sender *w, struct err *e)
 	bool more = true, packed;
 	int rc = 0;
 
-	if (w->index)
-		mig_chan_set_deadline(w->chan, s->paused ? s->dark_until_ns : 0);
 	size_chunks(w, mig_limit_now(s)); /* the first one is under the limit too */
 	while (!rc && !atomic_load(&w->all->failed)) {
 		/* One is prepared while the kernel still sends the other. */
@@ -264,8 +262,11 @@ int mig_send_pass(struct mig_source *s, uint64_t until_ns, struct err *e)
 	/* Waking the others costs more than they would save on a few pages. */
 	bool all = mig_bitmap_count(&s->bitmap) >= SHARED_PAGES_MIN && s->senders.n > 1;
 	struct mig_sums before = mig_senders_sums(&s->senders), after;
-	int rc = s->round_open ? mig_mark_round(s, e) : 0;
+	int rc;
 
+	for (unsigned i = 1; i < s->senders.n; i++)
+		mig_chan_set_deadline(s->senders.list[i].chan, s->paused ? s->dark_until_ns : 0);
+	rc = s->round_open ? mig_mark_round(s, e) : 0;
 	if (rc)
 		return rc;
 	mig_cursor_rewind(&s->senders.cursor);

@@ -216,6 +216,39 @@ START_TEST(shared_switchover)
 }
 END_TEST
 
+/*
+ * The last pages have a point of time by which they must be out. What the other connections carry
+ * after the switchover was called off has none, though they carry nothing but marks for long.
+ */
+START_TEST(few_pages_for_long)
+{
+	struct mig_status st;
+	uint64_t late_ns;
+	struct pair p;
+
+	up(&p, 8 * PAIR_MIB, 32, 4);
+	synth_fill(p.src, 0, 2048);
+	atomic_store(&p.src->delay_ns[SYNTH_PAUSE], 300 * NS_PER_MS);
+	atomic_store(&p.dst->delay_ns[SYNTH_APPLY], 2 * NS_PER_SEC);
+	pair_send(&p, 800);
+	ck_assert(synth_wait(p.src, WATCH(MIG_DEVICE)));
+	for (uint64_t page = 0; page < 2000; page++)
+		synth_store(p.src, page, page + 1);
+	/* 5 s and the limit from the pause on it would have been. */
+	late_ns = clock_mono_ns() + 6 * NS_PER_SEC;
+	ck_assert(synth_wait(p.src, WATCH(MIG_ACTIVE)));
+	pair_set_params(&p, 0, 1);
+	while (clock_mono_ns() < late_ns && !mig_source_ended(p.src->source))
+		(void)usleep(10000);
+	atomic_store(&p.src->delay_ns[SYNTH_PAUSE], 0);
+	atomic_store(&p.dst->delay_ns[SYNTH_APPLY], 0);
+	pair_set_params(&p, 0, 4000);
+	st = pair_completes(&p);
+	ck_assert_uint_ge(st.switchovers_called_off, 1);
+	pair_down(&p);
+}
+END_TEST
+
 /* The n-th call fails; the other side notices, and the same pair does it again. */
 static void fail_nth(enum synth_call call, bool at_dest, unsigned n, const char *name)
 {
@@ -272,4 +305,4 @@ END_TEST
 
 PAIR_SUITE("engine-channels", idle, over_unix_socket, racing_writers, many_short_ones,
 	   bandwidth_limit, called_off_half_way, called_off_at_the_end, shared_switchover,
-	   callbacks_fail, cancelled)
+	   few_pages_for_long, callbacks_fail, cancelled)
