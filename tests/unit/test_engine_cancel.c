@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "tests/unit/support/pair.h"
+#include "tests/unit/support/proxy.h"
 
 static void up(struct pair *p, uint64_t seed)
 {
@@ -224,6 +225,30 @@ START_TEST(while_collecting)
 }
 END_TEST
 
+/* The wire takes nothing any more while the last pages, written during the pause, are under way. */
+START_TEST(while_sending_the_last_pages)
+{
+	struct proxy wire;
+	struct pair p;
+
+	pair_up(&p, 64 * PAIR_MIB, 24);
+	synth_start_writer(p.src, 0, 12000, 0);
+	proxy_start(&wire, synth_uri(p.dst), PROXY_TO_DEST, PROXY_NO_CUT, false);
+	atomic_store(&p.src->delay_ns[SYNTH_PAUSE], 700 * NS_PER_MS);
+	synth_send(p.src, wire.uri, 0, 100000);
+	ck_assert(synth_wait(p.src, WATCH(MIG_DEVICE)));
+	atomic_store(&wire.mute, true);
+	while (!atomic_load(&p.src->calls[SYNTH_COLLECT]))
+		nap(1);
+	nap(100);
+	cancel_while(&p, "sending the last pages");
+	proxy_stop(&wire);
+	pair_again(&p);
+	pair_down(&p);
+	proxy_free(&wire);
+}
+END_TEST
+
 /* Everything is at the destination, which loads it: it must be told that the guest stays. */
 START_TEST(while_loading)
 {
@@ -327,5 +352,6 @@ START_TEST(dest_freed)
 END_TEST
 
 PAIR_SUITE("engine-cancel", in_setup, while_connecting, at_once, while_active, while_limited,
-	   while_rehearsing, while_syncing, while_pausing, while_collecting, while_loading,
-	   at_any_time, after_the_commit, by_free, dest_freed)
+	   while_rehearsing, while_syncing, while_pausing, while_collecting,
+	   while_sending_the_last_pages, while_loading, at_any_time, after_the_commit, by_free,
+	   dest_freed)
