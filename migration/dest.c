@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The destination: listen, receive one guest at a time, take it over (docs/handover.md). */
+/* The destination: receive one guest at a time, take it over (docs/handover.md). */
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "migration/dest_state.h"
-#include "migration/door.h"
 
 #define HELLO_TIMEOUT_NS (5 * NS_PER_SEC)
 #define IDLE_TIMEOUT_NS  (30 * NS_PER_SEC)
@@ -319,7 +317,7 @@ static int attempt(struct mig_dest *d, struct err *e)
 	if (!rc)
 		rc = mig_dest_welcome(d, &agreed, e);
 	if (!rc)
-		rc = mig_dest_join(d, &agreed, e);
+		rc = mig_dest_gather(d, &agreed, e);
 	if (rc)
 		return rc;
 	mig_chan_set_deadline(d->chan, 0);
@@ -386,8 +384,7 @@ static void end_attempt(struct mig_dest *d)
 	mig_incoming_free(&d->in);
 }
 
-/* A source has connected. True: the guest lives here now (or RAM is spoilt): wait for no other. */
-static bool serve(struct mig_dest *d, int fd)
+bool mig_dest_serve(struct mig_dest *d, int fd)
 {
 	struct err e = ERR_INIT, dirty = ERR_INIT;
 	enum mig_state before = d->status.state; /* only this thread writes it */
@@ -426,122 +423,4 @@ static bool serve(struct mig_dest *d, int fd)
 	if (d->status.state != before)
 		mig_dest_state(d, MIG_FAILED, &e);
 	return false;
-}
-
-static void close_listener(struct mig_dest *d)
-{
-	int fd;
-
-	while ((fd = mig_waiting_next(&d->waiting)) >= 0)
-		(void)close(fd);
-	(void)close(d->listen_fd);
-	if (d->uri.kind == MIG_URI_UNIX)
-		(void)unlink(d->uri.path);
-}
-
-static void *coordinator(void *arg)
-{
-	struct mig_dest *d = arg;
-	bool here = false;
-
-	while (!here && !mig_stop_is_set(&d->stop)) {
-		int fd = mig_door_next(&d->waiting, d->listen_fd, d->name, &d->stop);
-
-		if (fd >= 0)
-			here = serve(d, fd);
-	}
-	close_listener(d);
-	return NULL;
-}
-
-/* ---- the owner's side ---- */
-
-int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, struct err *e)
-{
-	struct mig_dest *d = calloc(1, sizeof(*d));
-	int rc = d ? mig_uri_parse(cfg->uri, &d->uri, e) : err_set(e, ENOMEM, "out of memory");
-
-	if (!rc)
-		rc = mig_uri_listen(&d->uri, &d->listen_fd, d->name, e);
-	if (rc) {
-		free(d);
-		return rc;
-	}
-	d->cfg = *cfg;
-	(void)pthread_mutex_init(&d->lock, NULL);
-	(void)pthread_cond_init(&d->decided, NULL);
-	rc = mig_stop_init(&d->stop);
-	if (!rc)
-		rc = -pthread_create(&d->thread, NULL, coordinator, d);
-	if (rc) {
-		mig_stop_free(&d->stop);
-		close_listener(d);
-		(void)pthread_cond_destroy(&d->decided);
-		(void)pthread_mutex_destroy(&d->lock);
-		free(d);
-		return err_sys(e, -rc, "cannot start the migration thread");
-	}
-	(void)pthread_setname_np(d->thread, "mig-dest");
-	*out = d;
-	return 0;
-}
-
-const char *mig_dest_uri(const struct mig_dest *d)
-{
-	return d->name;
-}
-
-void mig_dest_status(struct mig_dest *d, struct mig_status *out)
-{
-	pthread_mutex_lock(&d->lock);
-	*out = d->status;
-	pthread_mutex_unlock(&d->lock);
-}
-
-static int decide(struct mig_dest *d, const uint64_t *token, struct err *e)
-{
-	int rc = 0;
-
-	pthread_mutex_lock(&d->lock);
-	if (d->status.state != MIG_UNDECIDED) {
-		rc = err_set(e, EINVAL, "no handover is undecided here");
-	} else if (token && wire_token_hash(*token) != d->token_hash) {
-		rc = err_set(e, EPERM, "this is not the token of the source");
-	} else {
-		d->decision = true;
-		pthread_cond_broadcast(&d->decided);
-	}
-	pthread_mutex_unlock(&d->lock);
-	return rc;
-}
-
-int mig_dest_decide(struct mig_dest *d, uint64_t token, struct err *e)
-{
-	return decide(d, &token, e);
-}
-
-int mig_dest_decide_forced(struct mig_dest *d, struct err *e)
-{
-	return decide(d, NULL, e);
-}
-
-void mig_dest_free(struct mig_dest *d)
-{
-	if (!d)
-		return;
-	mig_stop_set(&d->stop);
-	pthread_mutex_lock(&d->lock);
-	d->quit = true;
-	pthread_cond_broadcast(&d->decided);
-	if (d->chan)
-		mig_chan_abort(d->chan);
-	if (d->reading)
-		mig_readers_abort(&d->readers);
-	pthread_mutex_unlock(&d->lock);
-	(void)pthread_join(d->thread, NULL);
-	wire_reader_free(&d->reader);
-	mig_stop_free(&d->stop);
-	(void)pthread_cond_destroy(&d->decided);
-	(void)pthread_mutex_destroy(&d->lock);
-	free(d);
 }

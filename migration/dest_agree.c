@@ -95,7 +95,7 @@ int mig_dest_welcome(struct mig_dest *d, struct wire_welcome *m, struct err *e)
 }
 
 /* The source's other connections, if it wants more than one, come now. */
-int mig_dest_join(struct mig_dest *d, const struct wire_welcome *m, struct err *e)
+int mig_dest_gather(struct mig_dest *d, const struct wire_welcome *m, struct err *e)
 {
 	int rc;
 

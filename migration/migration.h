@@ -27,7 +27,7 @@
 
 enum mig_state {
 	MIG_NONE,   /* destination: waiting for a source */
-	MIG_SETUP,  /* connecting, agreeing on what is moved */
+	MIG_SETUP,  /* connecting, agreeing on what is moved; destination: looking up a name */
 	MIG_ACTIVE, /* RAM is being sent, the guest runs at the source */
 	/* the guest is paused at the source for the switchover, which waits for the user's word */
 	MIG_PRE_SWITCHOVER,
@@ -227,11 +227,17 @@ struct mig_dest_config {
 
 /*
  * Listen and wait for sources, one at a time, until one hands over its guest. Bind errors are
- * reported here. A failed attempt leaves a message in the status and the destination waiting.
+ * reported here, but those at a host's name, which takes time to look up: until it listens there
+ * the state is MIG_SETUP, then MIG_NONE, or MIG_FAILED (mig_dest_nowhere()). A failed attempt
+ * leaves a message in the status and the destination waiting.
  */
 int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, struct err *e);
-/* The URI that sources can connect to (the real port). Owned by d. */
-const char *mig_dest_uri(const struct mig_dest *d);
+/* The URI that sources can connect to (the real port), once it listens. Owned by d. */
+const char *mig_dest_uri(struct mig_dest *d);
+/* The name was not found, or one cannot listen there: nobody will ever come. */
+bool mig_dest_nowhere(struct mig_dest *d);
+/* Then: wait for the thread, which says so, and nothing else any more. */
+void mig_dest_join(struct mig_dest *d);
 void mig_dest_status(struct mig_dest *d, struct mig_status *out);
 /*
  * MIG_UNDECIDED only: take the guest over with the token that the source shows. -EPERM if it is not

@@ -185,12 +185,25 @@ static int listen_unix(const struct mig_uri *u, int *fd, struct err *e)
 	return 0;
 }
 
-static int listen_tcp(const struct mig_uri *u, int *fd, struct err *e)
+bool mig_uri_has_name(const struct mig_uri *u)
+{
+	const struct addrinfo hints = {.ai_flags = AI_NUMERICHOST};
+	struct addrinfo *list = NULL;
+
+	if (u->kind != MIG_URI_TCP)
+		return false;
+	if (getaddrinfo(host_of(u), NULL, &hints, &list))
+		return true;
+	freeaddrinfo(list);
+	return false;
+}
+
+static int listen_tcp(const struct mig_uri *u, struct mig_stop *stop, int *fd, struct err *e)
 {
 	struct addrinfo *list = NULL;
 	int on = 1, s, rc;
 
-	rc = mig_lookup(host_of(u), u->port, AI_PASSIVE, NULL, LISTEN_LOOKUP_NS, &list, e);
+	rc = mig_lookup(host_of(u), u->port, AI_PASSIVE, stop, LISTEN_LOOKUP_NS, &list, e);
 	if (rc)
 		return rc;
 	s = socket(list->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -206,7 +219,8 @@ static int listen_tcp(const struct mig_uri *u, int *fd, struct err *e)
 	return rc;
 }
 
-int mig_uri_listen(const struct mig_uri *u, int *fd, char name[MIG_URI_BYTES], struct err *e)
+int mig_uri_listen(const struct mig_uri *u, struct mig_stop *stop, int *fd,
+		   char name[MIG_URI_BYTES], struct err *e)
 {
 	struct sockaddr_storage sa;
 	socklen_t len = sizeof(sa);
@@ -217,7 +231,7 @@ int mig_uri_listen(const struct mig_uri *u, int *fd, char name[MIG_URI_BYTES], s
 		(void)snprintf(name, MIG_URI_BYTES, "unix:%s", u->path);
 		return listen_unix(u, fd, e);
 	}
-	rc = listen_tcp(u, fd, e);
+	rc = listen_tcp(u, stop, fd, e);
 	if (rc)
 		return rc;
 	if (getsockname(*fd, (struct sockaddr *)&sa, &len) ||

@@ -4,6 +4,7 @@
 #define MIGRATION_URI_H
 
 #include <netdb.h>
+#include <stdbool.h>
 #include <sys/un.h>
 
 #include "base/err.h"
@@ -31,12 +32,16 @@ int mig_uri_parse(const char *text, struct mig_uri *out, struct err *e);
 int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t timeout_ns, int *fd,
 		    struct err *e);
 
+/* Is it a host's name, not an address? To listen there takes a look-up, and thus time. */
+bool mig_uri_has_name(const struct mig_uri *u);
+
 /*
  * A listening, non-blocking socket in *fd and the URI that peers can use (real port) in name. A
  * UNIX socket gets mode 0600; a stale one (nobody listens) is replaced, a live one is refused. A
- * host's name (not an address) is looked up meanwhile, for 5 seconds at most.
+ * host's name is looked up meanwhile, for 5 seconds at most; `stop` (or NULL) ends that.
  */
-int mig_uri_listen(const struct mig_uri *u, int *fd, char name[MIG_URI_BYTES], struct err *e);
+int mig_uri_listen(const struct mig_uri *u, struct mig_stop *stop, int *fd,
+		   char name[MIG_URI_BYTES], struct err *e);
 
 /* Options of a connected migration socket: no delay, keep-alive, TCP_USER_TIMEOUT. */
 void mig_socket_tune(int fd);

@@ -604,7 +604,7 @@ class MigrationTest(ControlTest):
         for uri in ("tcp:0", "tcp::0", "tcp:127.0.0.1:0", "tcp:localhost:0"):
             vm = self.start("local" + uri.replace(":", "-"), incoming=uri, serial="none")
             self.assertNotIn("not encrypted", vm.output)
-            self.assertRegex(vm.qmp.execute("query-migrate")["x-ferry-uri"],
+            self.assertRegex(vm.wait_migration(COMMAND_SECONDS, ("none",))["x-ferry-uri"],
                              r"^tcp:(127\.0\.0\.1|\[::1\]):\d+$")
 
 

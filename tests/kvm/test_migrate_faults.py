@@ -17,8 +17,8 @@ import time
 import support_proxy as proxy
 from support_faults import STILL, TINY, FaultTest, once
 from support_proxy import CUT, FORWARD, CutAt, FlipAt
-from support_system import (FERRY, GUEST_SECONDS, MIGRATE_SECONDS, ferrylab, free_port, listener,
-                            main, port_of)
+from support_system import (FERRY, GUEST_SECONDS, MIGRATE_SECONDS, SMALL, ferrylab, free_port,
+                            listener, main, port_of)
 
 MIB = 1 << 20
 
@@ -38,6 +38,11 @@ class RefusedTest(FaultTest):
                     "unix:" + "x" * 200):
             self.assertIn("error", source.qmp.try_execute("migrate", uri=uri), uri)
         self.verify_lives(source)
+
+    def test_no_such_place_to_wait(self):
+        said = self.ferry("run", "--name", "nowhere", "--incoming", "tcp:no-such-host.invalid:4444",
+                          status=1)
+        self.assertIn("no-such-host.invalid", said)
 
     def test_ends_are_told_before_the_next_begins(self):
         """Many commands in one read: an end that is told late would be taken for the next one's."""
@@ -413,6 +418,23 @@ class CancelTest(FaultTest):
             self.assert_waits(destination)
         self.verify_lives(source)
         self.succeeds(source, destination, uri)
+
+    def test_nothing_goes_out(self):
+        """A side that waits, or has not been told where, is not what migrate_cancel is about."""
+        destination = self.lab.start("dst", incoming="defer", **SMALL)
+        destination.qmp.execute("migrate_cancel")
+        self.assertEqual(destination.status(), "inmigrate")
+        # A name is looked up aside, and the command may be given again when that was in vain.
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            destination.qmp.execute("migrate-incoming", uri=f"tcp:localhost:{port}")
+            destination.qmp.execute("migrate_cancel")
+            self.assertIn("in use", self.wait_dest(destination, "failed")["error-desc"])
+        destination.qmp.execute("migrate-incoming", uri="tcp:localhost:0")
+        uri = self.wait_dest(destination, "none")["x-ferry-uri"]
+        destination.qmp.execute("migrate_cancel")
+        self.assert_waits(destination)
+        self.succeeds(self.writer(cmdline=TINY), destination, uri)
 
     def test_cancel_at_once(self):
         """Before anything has been agreed on."""

@@ -22,6 +22,7 @@
 #include "migration/lookup.h"
 #include "migration/uri.h"
 #include "tests/support/suite.h"
+#include "tests/unit/support/pair.h"
 
 #define QUERY_BYTES 512
 #define DNS_HEADER  12
@@ -217,7 +218,7 @@ START_TEST(answered)
 		return;
 	ck_assert_int_eq(pthread_create(&servant, NULL, serve, NULL), 0);
 	ck_assert_int_eq(mig_uri_parse("tcp:here.test:0", &u, &e), 0);
-	ck_assert_msg(!mig_uri_listen(&u, &fd, name, &e), "%s", e.msg);
+	ck_assert_msg(!mig_uri_listen(&u, NULL, &fd, name, &e), "%s", e.msg);
 	(void)snprintf(by_name, sizeof(by_name), "tcp:here.test:%s", strrchr(name, ':') + 1);
 	wish_for(&w, by_name, &thread);
 	ck_assert_int_eq(pthread_join(thread, NULL), 0);
@@ -234,4 +235,73 @@ START_TEST(answered)
 }
 END_TEST
 
-SUITE("lookup", cancelled, in_time, answered)
+/* ---- migrations ---- */
+
+START_TEST(migration_cancelled)
+{
+	struct pair p;
+
+	if (!isolated())
+		return;
+	pair_up(&p, PAIR_MIB, 51);
+	synth_start_writer(p.src, 0, 64, 1000);
+	synth_send(p.src, "tcp:elsewhere.test:4444", 0, 300);
+	ck_assert(serve_one(false));
+	mig_source_cancel(p.src->source);
+	pair_keeps(&p, MIG_CANCELLED, "the guest keeps running here");
+	pair_again(&p);
+	pair_down(&p);
+}
+END_TEST
+
+/* Whoever has a destination listen at a name goes on at once, and may change his mind. */
+START_TEST(dest_looks_up)
+{
+	struct pair p;
+
+	if (!isolated())
+		return;
+	pair_up(&p, PAIR_MIB, 52);
+	synth_listen(p.dst, "tcp:here.test:0");
+	ck_assert_int_eq(synth_status(p.dst).state, MIG_SETUP);
+	ck_assert_str_eq(synth_uri(p.dst), "tcp:here.test:0");
+	ck_assert(serve_one(false));
+	mig_dest_free(p.dst->dest);
+	p.dst->dest = NULL;
+	ck_assert(!watch_wait(&p.dst->watch, WATCH(MIG_FAILED) | WATCH(MIG_NONE), 0));
+	pair_down(&p);
+}
+END_TEST
+
+START_TEST(dest_has_looked_up)
+{
+	pthread_t servant;
+	char taken[64];
+	struct pair p;
+
+	if (!isolated())
+		return;
+	pair_up(&p, PAIR_MIB, 53);
+	ck_assert_int_eq(pthread_create(&servant, NULL, serve, NULL), 0);
+	synth_listen(p.dst, "tcp:here.test:0");
+	ck_assert(synth_wait(p.dst, WATCH(MIG_NONE)));
+	ck_assert_ptr_nonnull(strstr(synth_uri(p.dst), "tcp:127.0.0.1:"));
+	pair_send(&p, 2000);
+	(void)pair_completes(&p);
+	pair_down(&p);
+	/* Where one cannot listen nobody comes. */
+	pair_up(&p, PAIR_MIB, 54);
+	(void)snprintf(taken, sizeof(taken), "tcp:here.test:%s",
+		       strrchr(synth_uri(p.dst), ':') + 1);
+	synth_listen(p.src, taken);
+	ck_assert(synth_wait(p.src, WATCH(MIG_FAILED)));
+	ck_assert(mig_dest_nowhere(p.src->dest));
+	ck_assert(!mig_dest_nowhere(p.dst->dest));
+	mig_dest_join(p.src->dest);
+	pair_down(&p);
+	serve_end(servant);
+}
+END_TEST
+
+SUITE("lookup", cancelled, in_time, answered, migration_cancelled, dest_looks_up,
+      dest_has_looked_up)

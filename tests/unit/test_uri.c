@@ -90,7 +90,7 @@ static void round_trip(const char *text)
 
 	ck_assert_int_eq(mig_stop_init(&stop), 0);
 	ck_assert_int_eq(mig_uri_parse(text, &u, &e), 0);
-	ck_assert_msg(!mig_uri_listen(&u, &lfd, name, &e), "%s", e.msg);
+	ck_assert_msg(!mig_uri_listen(&u, NULL, &lfd, name, &e), "%s", e.msg);
 	ck_assert(fcntl(lfd, F_GETFL) & O_NONBLOCK);
 	ck_assert(fcntl(lfd, F_GETFD) & FD_CLOEXEC);
 	ck_assert_int_eq(mig_uri_parse(name, &u, &e), 0);
@@ -139,9 +139,9 @@ START_TEST(refusals)
 
 	ck_assert_int_eq(mig_stop_init(&stop), 0);
 	(void)mig_uri_parse("tcp:127.0.0.1:0", &u, &e);
-	ck_assert_int_eq(mig_uri_listen(&u, &fd, name, &e), 0);
+	ck_assert_int_eq(mig_uri_listen(&u, NULL, &fd, name, &e), 0);
 	(void)mig_uri_parse(name, &u, &e);
-	ck_assert_int_eq(mig_uri_listen(&u, &other, name, &e), -EADDRINUSE);
+	ck_assert_int_eq(mig_uri_listen(&u, NULL, &other, name, &e), -EADDRINUSE);
 	ck_assert_ptr_nonnull(strstr(e.msg, "cannot listen at 127.0.0.1:"));
 	ck_assert_ptr_nonnull(strstr(e.msg, "Address already in use"));
 	(void)close(fd);
@@ -177,12 +177,12 @@ START_TEST(unix_sockets)
 	/* What is left of it is stale, and replaced. */
 	ck_assert_int_eq(mig_uri_connect(&u, &stop, NS_PER_SEC, &fd, &e), -ECONNREFUSED);
 	err_clear(&e);
-	ck_assert_int_eq(mig_uri_listen(&u, &fd, name, &e), 0);
+	ck_assert_int_eq(mig_uri_listen(&u, NULL, &fd, name, &e), 0);
 	ck_assert_str_eq(name, text);
 	ck_assert_int_eq(stat(u.path, &st), 0);
 	ck_assert_uint_eq(st.st_mode & 0777, 0600);
 	/* A live one is not. */
-	ck_assert_int_eq(mig_uri_listen(&u, &other, name, &e), -EADDRINUSE);
+	ck_assert_int_eq(mig_uri_listen(&u, NULL, &other, name, &e), -EADDRINUSE);
 	ck_assert_ptr_nonnull(strstr(e.msg, "it is in use"));
 	(void)close(fd);
 	(void)unlink(u.path);
@@ -191,7 +191,7 @@ START_TEST(unix_sockets)
 	ck_assert_int_ge(fd, 0);
 	(void)close(fd);
 	err_clear(&e);
-	ck_assert_int_eq(mig_uri_listen(&u, &other, name, &e), -EADDRINUSE);
+	ck_assert_int_eq(mig_uri_listen(&u, NULL, &other, name, &e), -EADDRINUSE);
 	ck_assert_int_eq(stat(u.path, &st), 0);
 	ck_assert(S_ISREG(st.st_mode));
 	(void)unlink(u.path);

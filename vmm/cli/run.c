@@ -153,7 +153,6 @@ static int restore(struct session *s, const struct run_options *o, struct mig_fi
 		.path = o->file, .file = *file, .params = o->file_params, .paused = o->paused};
 	int rc = session_restore(s, &how, e);
 
-	s->restore_or_end = true;
 	if (!rc)
 		*file = NULL;
 	return rc;
@@ -163,6 +162,7 @@ static int start(struct session *s, const struct run_options *o, struct mig_file
 		 struct err *e)
 {
 	say_serial(s->machine);
+	s->guest_or_end = o->file || o->uri;
 	if (o->file)
 		return restore(s, o, file, e);
 	if (o->uri)

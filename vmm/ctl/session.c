@@ -188,25 +188,49 @@ int session_migrate(struct session *s, const char *uri, const struct mig_params 
 	return 0;
 }
 
-int session_incoming(struct session *s, const char *uri, struct err *e)
+int session_check_waiting(struct session *s, struct err *e)
 {
-	struct mig_dest *new;
-	int rc;
-
 	session_hear_out(s);
 	if (machine_state(s->machine) != RUN_INMIGRATE)
 		return err_set(e, EPERM,
 			       "this process does not wait for a guest: start one with --incoming");
 	if (s->restore && !mig_restore_ended(s->restore))
 		return err_set(e, EBUSY, "a guest is being restored from %s", s->dest_uri);
-	if (s->dest)
+	if (s->dest && !mig_dest_nowhere(s->dest))
 		return err_set(e, EBUSY, "this process waits for a guest at %s already",
 			       mig_dest_uri(s->dest));
-	rc = check_uri(uri, e);
-	if (rc)
-		return rc;
+	return 0;
+}
+
+void session_forget_incoming(struct session *s)
+{
+	if (s->dest)
+		trace_end(s->trace);
+	mig_dest_free(s->dest);
+	s->dest = NULL;
 	mig_restore_free(s->restore);
 	s->restore = NULL;
+}
+
+void session_tell_waiting(struct session *s)
+{
+	log_info("waiting for a guest at %s", mig_dest_uri(s->dest));
+	if (!is_local(s->dest_uri))
+		log_warn("the stream is not encrypted, and whoever reaches %s can send a guest",
+			 mig_dest_uri(s->dest));
+}
+
+int session_incoming(struct session *s, const char *uri, struct err *e)
+{
+	struct mig_dest *new;
+	struct mig_uri parsed;
+	int rc = session_check_waiting(s, e);
+
+	if (!rc)
+		rc = check_uri(uri, e);
+	if (rc)
+		return rc;
+	session_forget_incoming(s);
 	memcpy(s->dest_uri, uri, strlen(uri) + 1);
 	s->dest_cfg = (struct mig_dest_config){
 		.uri = s->dest_uri,
@@ -220,10 +244,9 @@ int session_incoming(struct session *s, const char *uri, struct err *e)
 		return rc;
 	s->dest = new;
 	trace_begin(s->trace, "destination", dest_status, new);
-	log_info("waiting for a guest at %s", mig_dest_uri(new));
-	if (!is_local(uri))
-		log_warn("the stream is not encrypted, and whoever reaches %s can send a guest",
-			 mig_dest_uri(new));
+	/* At a name it waits later, and then the engine says so. */
+	if (!mig_uri_parse(uri, &parsed, NULL) && !mig_uri_has_name(&parsed))
+		session_tell_waiting(s);
 	return 0;
 }
 
@@ -296,10 +319,7 @@ void session_end(struct session *s)
 	trace_close(s->trace);
 	s->trace = NULL;
 	session_forget_outgoing(s);
-	mig_dest_free(s->dest);
-	s->dest = NULL;
-	mig_restore_free(s->restore);
-	s->restore = NULL;
+	session_forget_incoming(s);
 	machine_free(s->machine);
 	s->machine = NULL;
 }

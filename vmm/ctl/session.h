@@ -58,7 +58,7 @@ struct session {
 	struct mig_dirty_source save_dirty; /* save_cfg points to it */
 	struct mig_restore *restore;
 	struct mig_restore_config restore_cfg;
-	bool restore_or_end; /* without the guest there is nothing to stay for */
+	bool guest_or_end; /* without the guest there is nothing to stay for */
 	/* balloon_commands.c: no more than one event a second */
 	int balloon_timer_fd;
 	bool balloon_waits, balloon_again;
@@ -108,7 +108,14 @@ void session_quit(struct session *s, int exit_status, bool by_guest, const char 
  */
 int session_migrate(struct session *s, const char *uri, const struct mig_params *params,
 		    const struct free_ranges *free, struct err *e);
+/* The same; at a host's name it also shows up in the status that one cannot listen there. */
 int session_incoming(struct session *s, const char *uri, struct err *e);
+/* Can a guest be waited for, or restored, now? -EBUSY, -EPERM with the reason. */
+int session_check_waiting(struct session *s, struct err *e);
+/* End and free what waited for one, or restored one, before. */
+void session_forget_incoming(struct session *s);
+/* Say where a guest is waited for. */
+void session_tell_waiting(struct session *s);
 /* Can the guest be sent away, or saved, now? -EBUSY, -EPERM with the reason. */
 int session_check_movable(struct session *s, struct err *e);
 /* End and free what was sent away, or saved, before. */

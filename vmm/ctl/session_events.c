@@ -129,6 +129,13 @@ static void source_said(struct session *s, enum mig_state state)
 	}
 }
 
+static void incoming_nowhere(struct session *s, const struct mig_status *st)
+{
+	log_warn("no guest can come here: %s", st->error);
+	if (s->guest_or_end)
+		session_quit(s, 1, false, "host-error");
+}
+
 static void dest_said(struct session *s, enum mig_state state)
 {
 	struct mig_status st;
@@ -138,8 +145,12 @@ static void dest_said(struct session *s, enum mig_state state)
 	if (!s->dest)
 		return;
 	mig_dest_status(s->dest, &st);
-	if (state == MIG_COMPLETED)
+	if (state == MIG_NONE)
+		session_tell_waiting(s);
+	else if (state == MIG_COMPLETED)
 		log_info("the guest has arrived");
+	else if (state == MIG_FAILED && mig_dest_nowhere(s->dest))
+		incoming_nowhere(s, &st);
 	/* A failure has been logged by the engine, which also knows of strangers. */
 	else if (state == MIG_UNDECIDED)
 		log_warn("the migration is undecided: %s; the source shows a token that lets the "
@@ -210,6 +221,8 @@ void session_hear_out(struct session *s)
 		mig_source_join(s->source);
 	if (s->save && mig_save_ended(s->save))
 		mig_save_join(s->save);
+	if (s->dest && mig_dest_nowhere(s->dest))
+		mig_dest_join(s->dest);
 	if (s->restore && mig_restore_ended(s->restore))
 		mig_restore_join(s->restore);
 	session_hear(s);

@@ -74,17 +74,10 @@ int session_restore(struct session *s, const struct session_restore_options *o, 
 
 	if (rc)
 		return rc;
-	session_hear_out(s);
-	if (machine_state(s->machine) != RUN_INMIGRATE)
-		return err_set(e, EPERM,
-			       "this process does not wait for a guest: start one with --incoming");
-	if (s->dest)
-		return err_set(e, EBUSY, "this process waits for a guest at %s already",
-			       mig_dest_uri(s->dest));
-	if (s->restore && !mig_restore_ended(s->restore))
-		return err_set(e, EBUSY, "a guest is being restored from %s", s->dest_uri);
-	mig_restore_free(s->restore);
-	s->restore = NULL;
+	rc = session_check_waiting(s, e);
+	if (rc)
+		return rc;
+	session_forget_incoming(s);
 	memcpy(s->dest_uri, uri, sizeof(uri));
 	s->restore_cfg = (struct mig_restore_config){
 		.path = mig_file_uri_path(s->dest_uri),
@@ -116,7 +109,7 @@ void session_restore_said(struct session *s, enum mig_state state)
 		return;
 	}
 	log_warn("the guest is not restored: %s", st.error);
-	if (s->restore_or_end)
+	if (s->guest_or_end)
 		session_quit(s, 1, false, "host-error");
 }
 
