@@ -129,7 +129,9 @@ guests: $(GUEST_ELFS)	## only the test guests
 
 # --- tests ------------------------------------------------------------------------------------------
 
-RUN_TESTS := tests/run-tests --jobs $(or $(TEST_JOBS),1) $(TEST_FLAGS)
+RUN_TESTS := tests/run-tests $(TEST_FLAGS)
+# Most of what unit tests do is wait. Guests have the machine for themselves.
+UNIT_JOBS := $(or $(TEST_JOBS),4)
 export FERRY_GUESTS := $(abspath $(BUILD))/guest
 export PYTHONPATH := $(CURDIR)/scripts/lib
 export PYTHONDONTWRITEBYTECODE := 1
@@ -157,13 +159,13 @@ check:	## everything below that tests: include-check hdr-check check-unit check-
 	@$(MAKE) --no-print-directory check-kvm
 
 check-unit: $(UNIT_BINS) $(FERRY_BIN) $(BUILD)/bench	## tests that need no /dev/kvm
-	@$(TEST_WRAP) $(RUN_TESTS) $(UNIT_BINS) $(UNIT_PY)
+	@$(TEST_WRAP) $(RUN_TESTS) --jobs $(UNIT_JOBS) $(UNIT_BINS) $(UNIT_PY)
 
 check-model:	## the handover as a model, every state of it (spin)
 	@tests/model/run
 
 check-kvm: $(KVM_BINS) $(FERRY_BIN) $(BUILD)/bench guests	## tests with real guests (skipped without /dev/kvm)
-	@$(TEST_WRAP) $(RUN_TESTS) --timeout 600 $(KVM_BINS) $(KVM_PY)
+	@$(TEST_WRAP) $(RUN_TESTS) --jobs $(or $(TEST_JOBS),1) --timeout 600 $(KVM_BINS) $(KVM_PY)
 
 check-slow: $(FERRY_BIN)	## tests that take many minutes: Debian's own kernel
 	@$(TEST_WRAP) $(RUN_TESTS) --timeout 600 --need /dev/kvm --timeout 2400 $(sort $(wildcard tests/slow/test_*.py))
