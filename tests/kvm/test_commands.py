@@ -126,6 +126,22 @@ class MigrateTest(SystemTest):
         _, err = process.communicate(timeout=20)
         self.assertEqual(process.returncode, 3, err)
 
+    def test_adjust(self):
+        source = self.writer(cmdline="size=32M rate=1000")
+        destination, uri = self.wait_at()
+        self.assertIn("not being moved",
+                      self.ferry("adjust", source.control_path, "--max-bandwidth", "2M", status=1))
+        process = self.begin_command(source, uri)
+        self.assertIn("adjust what", self.ferry("adjust", source.control_path, status=2))
+        self.ferry("adjust", source.control_path, "--downtime-limit", "500")
+        self.assertEqual(self.parameters(source),
+                         {**PARAMETERS, "max-bandwidth": 1 << 20, "downtime-limit": 500})
+        self.ferry("adjust", source.control_path, "--max-bandwidth", "0")
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 0, err)
+        self.assertIn("limit 500 ms", out)
+        self.assertEqual(destination.status(), "running")
+
     def test_cancel_says_what_came_of_it(self):
         source = self.writer(cmdline="size=32M rate=1000")
         destination, uri = self.wait_at()

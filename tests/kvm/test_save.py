@@ -241,6 +241,9 @@ class TestFormat(SaveTest):
         self.assertEqual(os.stat(path).st_size, shown["file_bytes"])
         text = self.ferry("inspect", path)
         self.assertIn("block      ram.low, 64.0 MiB at 0x0: 16384 pages", text)
+        self.assertRegex(text, r"(?m)^section +vcpu 0, version \d+, \d+ bytes$")
+        self.assertNotIn("regs.rip", text)
+        self.assertIn("regs.rip", self.ferry("inspect", "--fields", path))
 
     def assert_same(self, shown, fields):
         """What ferry shows and what the file's own description leads to."""

@@ -32,7 +32,7 @@ enum {
 typedef int cli_fn(int argc, char *const *argv);
 
 cli_fn cli_run, cli_migrate, cli_save, cli_restore, cli_inspect, cli_status, cli_stop, cli_cont,
-	cli_cancel, cli_continue, cli_quit, cli_list, cli_bench, cli_version, cli_help;
+	cli_cancel, cli_continue, cli_adjust, cli_quit, cli_list, cli_bench, cli_version, cli_help;
 
 struct cli_command {
 	const char *name;

@@ -15,8 +15,15 @@
 #define THREADS 2
 
 struct inspect_options {
-	bool json, verify;
+	bool json, verify, fields;
 };
+
+static int set_fields(void *out, const char *value, struct err *e)
+{
+	(void)value, (void)e;
+	((struct inspect_options *)out)->fields = true;
+	return 0;
+}
 
 static int set_json(void *out, const char *value, struct err *e)
 {
@@ -33,14 +40,15 @@ static int set_verify(void *out, const char *value, struct err *e)
 }
 
 static const struct opt inspect_table[] = {
-	{"json", NULL, "one JSON object", set_json},
+	{"fields", NULL, "each device's fields by name, too", set_fields},
+	{"json", NULL, "one JSON object, with all of it", set_json},
 	{"verify", NULL, "read all of the file and check every byte", set_verify},
 	{NULL, NULL, NULL, NULL},
 };
 
 struct output {
 	struct wbuf text;
-	bool json;
+	bool json, fields;
 	unsigned n_sections;
 };
 
@@ -115,7 +123,8 @@ static void head_text(const struct mig_file *f, struct wbuf *w)
 	put_fmt(w, "guest      %s, %u vCPU%s, %s when it was saved\n", name, f->guest.n_cpus,
 		f->guest.n_cpus == 1 ? "" : "s", f->guest.was_running ? "running" : "paused");
 	put_fmt(w, "saved      %s\n", when);
-	put_fmt(w, "file       %" PRIu64 " bytes\n", f->file_bytes);
+	put_fmt(w, "file       %s (%" PRIu64 " bytes)\n",
+		size_text(f->file_bytes, size, sizeof(size)), f->file_bytes);
 	if (f->hot)
 		put_fmt(w, "hot        %llu MiB were written to while the guest was saved\n",
 			mig_file_n_hot(f) * MIG_FILE_EXTENT_PAGES * MEM_PAGE_BYTES >> 20);
@@ -136,6 +145,7 @@ static int put_section(void *ctx, const char *name, uint32_t instance, uint32_t 
 {
 	const struct field_table *t = section_table(name);
 	struct output *out = ctx;
+	size_t bytes = rbuf_left(r);
 	void *data;
 	int rc;
 
@@ -152,8 +162,10 @@ static int put_section(void *ctx, const char *name, uint32_t instance, uint32_t 
 		fields_json(&out->text, t, data);
 		put_fmt(&out->text, "}");
 	} else if (!rc) {
-		put_fmt(&out->text, "section    %s %u, version %u\n", name, instance, version);
-		fields_text(&out->text, t, data, "  ");
+		put_fmt(&out->text, "section    %s %u, version %u, %zu bytes\n", name, instance,
+			version, bytes);
+		if (out->fields)
+			fields_text(&out->text, t, data, "  ");
 	}
 	out->n_sections++;
 	free(data);
@@ -199,6 +211,7 @@ int cli_inspect(int argc, char *const *argv)
 		return status;
 	wbuf_init(&out.text, ORDER_BIG, OUT_MAX);
 	out.json = o.json;
+	out.fields = o.fields;
 	out.n_sections = 0;
 	rc = inspect(args.arg[0], &o, &out, &e);
 	if (!rc)

@@ -9,6 +9,7 @@
 #include "migration/uri.h"
 #include "vmm/cli/cli.h"
 #include "vmm/cli/follow.h"
+#include "vmm/cli/limits.h"
 
 #define POLL_MS 100 /* how often the guest is asked */
 
@@ -56,22 +57,12 @@ static int set_verify(void *out, const char *value, struct err *e)
 
 static int set_limit(void *out, const char *value, struct err *e)
 {
-	struct migrate_options *o = out;
-
-	if (number_parse(value, MIG_DOWNTIME_LIMIT_MS_MAX, &o->limit_ms) || !o->limit_ms)
-		return err_set(e, EINVAL, "expected milliseconds from 1 to %d",
-			       MIG_DOWNTIME_LIMIT_MS_MAX);
-	return 0;
+	return limits_parse_downtime(value, &((struct migrate_options *)out)->limit_ms, e);
 }
 
 static int set_bandwidth(void *out, const char *value, struct err *e)
 {
-	struct migrate_options *o = out;
-
-	if (size_parse(value, &o->bandwidth) || o->bandwidth > INT64_MAX)
-		return err_set(e, EINVAL,
-			       "expected bytes a second with K, M or G, like 100M; 0: no limit");
-	return 0;
+	return limits_parse_bandwidth(value, &((struct migrate_options *)out)->bandwidth, e);
 }
 
 static int set_channels(void *out, const char *value, struct err *e)
@@ -155,10 +146,10 @@ static void hint_least(struct moving *m)
 	follow_end_line(&m->f);
 	(void)fprintf(stderr,
 		      "ferry: cannot get below about %.0f ms of downtime here, whatever the guest "
-		      "writes; the limit is %.0f ms. A larger --downtime-limit lets the guest "
-		      "move; Ctrl-C cancels.\n",
+		      "writes; the limit is %.0f ms. A larger one lets the guest move: 'ferry "
+		      "adjust %s --downtime-limit MS'; Ctrl-C cancels.\n",
 		      (double)(m->f.now.least_ns / NS_PER_MS + 1),
-		      (double)(m->f.now.limit_ns / NS_PER_MS));
+		      (double)(m->f.now.limit_ns / NS_PER_MS), m->f.target);
 }
 
 static void hint_hold(struct moving *m)
@@ -180,10 +171,12 @@ static void hint(struct moving *m)
 		return;
 	m->hinted = true;
 	follow_end_line(&m->f);
-	(void)fprintf(stderr,
-		      "ferry: the guest writes memory as fast as it can be sent: it will not get "
-		      "done like this. --auto-converge would slow it down for that; more bandwidth "
-		      "or a larger --downtime-limit would help; Ctrl-C cancels.\n");
+	(void)fprintf(
+		stderr,
+		"ferry: the guest writes memory as fast as it can be sent: it will not get "
+		"done like this. --auto-converge would slow it down for that; more bandwidth "
+		"or a larger downtime limit would help ('ferry adjust %s'); Ctrl-C cancels.\n",
+		m->f.target);
 }
 
 static void show(struct moving *m)
