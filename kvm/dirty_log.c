@@ -169,7 +169,8 @@ static int protect_slot(struct dirty_log *log, unsigned slot, uint64_t first_wor
 int dirty_log_protect(struct dirty_log *log, unsigned block, uint64_t first_word,
 		      const uint64_t *mask, uint64_t n_words, struct err *e)
 {
-	const struct mem *mem = log->vm->mem;
+	const struct vm *vm = log->vm;
+	const struct mem *mem = vm->mem;
 	uint64_t words;
 	int rc = 0;
 
@@ -179,11 +180,14 @@ int dirty_log_protect(struct dirty_log *log, unsigned block, uint64_t first_word
 	if (first_word > words || n_words > words - first_word)
 		return err_set(e, EINVAL, "pages to protect lie outside %s",
 			       mem->blocks[block].name);
-	if (!log->manual)
+	if (!log->manual || !n_words)
 		return 0; /* reading the log has protected them */
-	for (unsigned i = 0; i < log->vm->n_slots && !rc; i++) {
-		if (log->vm->slots[i].block == block)
-			rc = protect_slot(log, i, first_word, mask, n_words, e);
+	for (unsigned i = vm_slot_at(vm, block, first_word * 64); i < vm->n_slots && !rc; i++) {
+		const struct vm_slot *s = &vm->slots[i];
+
+		if (s->block != block || s->first_page >= (first_word + n_words) * 64)
+			break;
+		rc = protect_slot(log, i, first_word, mask, n_words, e);
 	}
 	return rc;
 }

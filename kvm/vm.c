@@ -347,6 +347,23 @@ int vm_ioeventfd(struct vm *vm, int fd, uint64_t gpa, uint32_t value, bool bind)
 	return ioctl(vm->fd, KVM_IOEVENTFD, &arg) ? -errno : 0;
 }
 
+unsigned vm_slot_at(const struct vm *vm, unsigned block, uint64_t page)
+{
+	unsigned low = 0, high = vm->n_slots - 1;
+
+	/* The last one that does not begin behind the page. */
+	while (low < high) {
+		unsigned mid = (low + high + 1) / 2;
+		const struct vm_slot *s = &vm->slots[mid];
+
+		if (s->block < block || (s->block == block && s->first_page <= page))
+			low = mid;
+		else
+			high = mid - 1;
+	}
+	return low;
+}
+
 int vm_log_all(struct vm *vm, bool on, struct err *e)
 {
 	for (unsigned i = 0; i < vm->n_slots; i++) {

@@ -19,9 +19,16 @@
 #include "kvm/cpu_model.h"
 #include "mem/mem.h"
 
-#define VM_MSRS_MAX   512
-#define VM_SLOTS_MAX  64
-#define VM_SLOT_PAGES (1ull << 30) /* at most, unless told otherwise; KVM has room for 2^31 - 1 */
+#define VM_MSRS_MAX  512
+#define VM_SLOTS_MAX 320
+
+/*
+ * Pages of a slot at most, unless told otherwise: 64 GiB. A slot's log is then 2 MiB, which is in
+ * the processor's cache still when it has been read from KVM, and KVM, which lets nobody protect
+ * pages meanwhile, has it copied in a moment. The largest guest has fewer slots than the 509 of
+ * kernels before 5.12.
+ */
+#define VM_SLOT_PAGES (1ull << 24)
 
 struct vm_config {
 	int kvm_fd;                    /* an open /dev/kvm, ours from now on; or -1: open it */
@@ -94,6 +101,9 @@ int vm_irqfd(struct vm *vm, int fd, unsigned gsi, bool bind);
  * without an exit. And back. -EOPNOTSUPP where KVM has no ioeventfds: the writes are exits.
  */
 int vm_ioeventfd(struct vm *vm, int fd, uint64_t gpa, uint32_t value, bool bind);
+
+/* The slot that holds a page of a block. Both must be there. */
+unsigned vm_slot_at(const struct vm *vm, unsigned block, uint64_t page);
 
 /* Switch KVM's dirty log of every slot on or off. Failing to switch on leaves all off. */
 int vm_log_all(struct vm *vm, bool on, struct err *e);

@@ -44,21 +44,37 @@ uint64_t bits_count(const uint64_t *map, uint64_t n_words)
 	return count;
 }
 
-/* Are 16 words all zero? With SSE2, which every x86-64 has. */
-static bool zero_16(const uint64_t *map)
+/* Words of map[0..n_words) up to the first 32 of which one is not zero; whole turns only. */
+__attribute__((target("avx2"))) static uint64_t skip_avx2(const uint64_t *map, uint64_t n_words)
 {
-	__m128i a = _mm_setzero_si128();
+	uint64_t i = 0;
 
-	for (unsigned i = 0; i < 8; i++)
-		a = _mm_or_si128(a, _mm_loadu_si128((const __m128i *)map + i));
-	return _mm_movemask_epi8(_mm_cmpeq_epi8(a, _mm_setzero_si128())) == 0xffff;
+	for (; i + 32 <= n_words; i += 32) {
+		const __m256i *v = (const __m256i *)(map + i);
+		__m256i a = _mm256_or_si256(_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1));
+		__m256i b = _mm256_or_si256(_mm256_loadu_si256(v + 2), _mm256_loadu_si256(v + 3));
+		__m256i c = _mm256_or_si256(_mm256_loadu_si256(v + 4), _mm256_loadu_si256(v + 5));
+		__m256i d = _mm256_or_si256(_mm256_loadu_si256(v + 6), _mm256_loadu_si256(v + 7));
+
+		a = _mm256_or_si256(_mm256_or_si256(a, b), _mm256_or_si256(c, d));
+		if (!_mm256_testz_si256(a, a))
+			break;
+	}
+	return i;
 }
 
 uint64_t bits_next_word(const uint64_t *map, uint64_t n_words, uint64_t from)
 {
 	/* As fast as memory is: a bitmap of the log is mostly zeroes, and megabytes of them. */
-	while (from + 16 <= n_words && zero_16(map + from))
-		from += 16;
+	if (from + 64 <= n_words && __builtin_cpu_supports("avx2"))
+		from += skip_avx2(map + from, n_words - from);
+	while (from + 8 <= n_words) {
+		const uint64_t *w = map + from;
+
+		if ((w[0] | w[1] | w[2] | w[3]) | (w[4] | w[5] | w[6] | w[7]))
+			break;
+		from += 8;
+	}
 	while (from < n_words && !map[from])
 		from++;
 	return from;

@@ -195,8 +195,16 @@ static uint64_t merge_part(uint64_t *at, const uint64_t bits[GROUP_WORDS], unsig
 	return merge_pairs(at, bits, m.fresh);
 }
 
+/* Words from[0..n), each shifted up by `shift` with what is above in the one before it. */
+static void join(uint64_t *bits, const uint64_t *from, unsigned n, unsigned shift)
+{
+	for (unsigned i = 0; i < n; i++)
+		bits[i] = from[i] << shift | from[(int)i - 1] >> (64 - shift);
+}
+
 #ifndef NO_PAIRS
-#define FAST __attribute__((target("avx2,bmi,bmi2,popcnt")))
+#define FEW_WORDS 8
+#define FAST      __attribute__((target("avx2,bmi,bmi2,popcnt")))
 
 /* One bit for each of four words that is not 0. */
 FAST static uint64_t four(__m256i words)
@@ -206,20 +214,47 @@ FAST static uint64_t four(__m256i words)
 	return (uint64_t)(~_mm256_movemask_pd(_mm256_castsi256_pd(zeroes)) & 15);
 }
 
-/* A whole group. Each of its words is read at once, as x86 does it for 8 bytes in their place. */
+/*
+ * A whole group. Its words are read four at a time, each at once, as x86 does it for 8 bytes in
+ * their place. Where few of them get bits (guests write in stretches) the others are not touched.
+ */
 FAST static uint64_t merge_whole(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t *marks)
 {
-	struct group_masks m = {0};
+	uint64_t fresh = 0, added = 0;
 
+	*marks = 0;
+	for (unsigned i = 0; i < GROUP_WORDS; i += 4)
+		*marks |= four(_mm256_loadu_si256((const __m256i *)(bits + i))) << i;
+	if (__builtin_popcountll(*marks) <= FEW_WORDS) {
+		for (uint64_t left = *marks; left; left &= left - 1)
+			__builtin_prefetch(&at[__builtin_ctzll(left)], 1);
+		for (uint64_t left = *marks; left; left &= left - 1) {
+			unsigned i = (unsigned)__builtin_ctzll(left);
+
+			added += (uint64_t)__builtin_popcountll(or_word(&at[i], bits[i]));
+		}
+		return added;
+	}
 	for (unsigned i = 0; i < GROUP_WORDS; i += 4) {
 		__m256i new = _mm256_loadu_si256((const __m256i *)(bits + i));
 		__m256i old = _mm256_loadu_si256((const __m256i *)(at + i));
 
-		m.marks |= four(new) << i;
-		m.fresh |= four(_mm256_andnot_si256(old, new)) << i;
+		fresh |= four(_mm256_andnot_si256(old, new)) << i;
 	}
-	*marks = m.marks;
-	return merge_pairs(at, bits, m.fresh);
+	return merge_pairs(at, bits, fresh);
+}
+
+FAST static void join_whole(uint64_t bits[GROUP_WORDS], const uint64_t *from, unsigned shift)
+{
+	__m128i up = _mm_cvtsi32_si128((int)shift), down = _mm_cvtsi32_si128((int)(64 - shift));
+
+	for (unsigned i = 0; i < GROUP_WORDS; i += 4) {
+		__m256i high = _mm256_loadu_si256((const __m256i *)(from + i));
+		__m256i low = _mm256_loadu_si256((const __m256i *)(from + i - 1));
+
+		high = _mm256_or_si256(_mm256_sll_epi64(high, up), _mm256_srl_epi64(low, down));
+		_mm256_storeu_si256((__m256i *)(bits + i), high);
+	}
 }
 
 static bool have_fast(void)
@@ -238,27 +273,19 @@ static uint64_t merge_whole(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint
 {
 	return merge_part(at, bits, 0, GROUP_WORDS, marks);
 }
+
+static void join_whole(uint64_t bits[GROUP_WORDS], const uint64_t *from, unsigned shift)
+{
+	join(bits, from, GROUP_WORDS, shift);
+}
 #endif
 
-static uint64_t merge_group(const struct bitset *s, uint64_t group, unsigned first, unsigned end,
-			    const uint64_t bits[GROUP_WORDS])
-{
-	uint64_t *at = &s->words[group * GROUP_WORDS], marks, added;
-
-	if (end - first == GROUP_WORDS && have_fast())
-		added = merge_whole(at, bits, &marks);
-	else
-		added = merge_part(at, bits, first, end, &marks);
-	if (marks)
-		set_groups(s, group, marks);
-	return added;
-}
-
-/* Words from[i..n), each shifted up by `shift` with what is above in the one before it. */
+/* Words from[i..n) of a piece, i > 0 if they have to be shifted. */
 static uint64_t merge_shifted(const struct bitset *s, uint64_t word, unsigned shift,
 			      const uint64_t *from, uint64_t i, uint64_t n)
 {
-	uint64_t bits[GROUP_WORDS], added = 0, next;
+	uint64_t part[GROUP_WORDS], added = 0, next, marks, *at;
+	bool fast = have_fast();
 	unsigned first, end;
 
 	for (; i < n; i += end - first) {
@@ -271,15 +298,21 @@ static uint64_t merge_shifted(const struct bitset *s, uint64_t word, unsigned sh
 			i = next - first;
 		first = (unsigned)((word + i) % GROUP_WORDS);
 		end = n - i < GROUP_WORDS - first ? first + (unsigned)(n - i) : GROUP_WORDS;
-		bits[first & ~1u] = bits[(end - 1) | 1] = 0;
-		if (shift) {
-			for (unsigned k = first; k < end; k++)
-				bits[k] = from[i + k - first] << shift |
-					  from[i + k - first - 1] >> (64 - shift);
+		at = &s->words[word + i - first];
+		if (fast && end - first == GROUP_WORDS) {
+			if (shift)
+				join_whole(part, from + i, shift);
+			added += merge_whole(at, shift ? part : from + i, &marks);
 		} else {
-			memcpy(bits + first, from + i, (end - first) * sizeof(*bits));
+			part[first & ~1u] = part[(end - 1) | 1] = 0;
+			if (shift)
+				join(part + first, from + i, end - first, shift);
+			else
+				memcpy(part + first, from + i, (end - first) * sizeof(*part));
+			added += merge_part(at, part, first, end, &marks);
 		}
-		added += merge_group(s, (word + i) / GROUP_WORDS, first, end, bits);
+		if (marks)
+			set_groups(s, (word + i) / GROUP_WORDS, marks);
 	}
 	return added;
 }

@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "mem/bits.h"
+
 /* After so many pages a merge brings the count up to date. */
 #define COUNT_PAGES (1024 * 64)
 
@@ -63,9 +65,15 @@ uint64_t mig_bitmap_merge(struct mig_bitmap *b, unsigned block, uint64_t first_p
 	uint64_t total = 0;
 
 	while (n_pages) {
-		uint64_t n = n_pages < COUNT_PAGES ? n_pages : COUNT_PAGES;
-		uint64_t added = bitset_merge(&b->blocks[block], first_page, from, n);
+		uint64_t skip = 64 * bits_next_word(from, n_pages / 64, 0), n, added;
 
+		/* Pieces begin where the map's groups do, as far as the first one allows it. */
+		skip &= ~(uint64_t)(COUNT_PAGES - 1);
+		first_page += skip;
+		from += skip / 64;
+		n_pages -= skip;
+		n = n_pages < COUNT_PAGES ? n_pages : COUNT_PAGES;
+		added = bitset_merge(&b->blocks[block], first_page, from, n);
 		count(b, added);
 		total += added;
 		first_page += n;

@@ -273,5 +273,6 @@ int bench_kvm(uint64_t gib)
 		return 0;
 	}
 	return measure(gib, 0, "slots that begin with a word of the map") ||
+	       measure(gib, gib * GIB_PAGES, "slots as large as can be") ||
 	       measure(gib, 33 * GIB_PAGES + 7, "slots that begin in the middle of words");
 }

@@ -155,6 +155,39 @@ START_TEST(shapes)
 }
 END_TEST
 
+/* Logs of many pieces, most of them empty, that begin anywhere: against bits set one by one. */
+#define MERGE_PAGES (6 * 65536 + 100)
+
+START_TEST(merges)
+{
+	static uint64_t from[MERGE_PAGES / 64 + 1], want[MERGE_PAGES / 64 + 1];
+	uint64_t pages = MERGE_PAGES, r = 5, total = 0;
+	struct mig_bitmap b;
+
+	ck_assert_int_eq(mig_bitmap_init(&b, &pages, 1), 0);
+	for (unsigned round = 0; round < 200; round++) {
+		uint64_t first = synth_random(&r) % (round % 2 ? 200 : MERGE_PAGES), added = 0;
+		uint64_t n = round % 4 ? MERGE_PAGES - first
+				       : synth_random(&r) % (MERGE_PAGES - first + 1);
+
+		memset(from, 0, sizeof(from));
+		for (uint64_t i = synth_random(&r) % 6; i && n; i--)
+			bits_set(from, synth_random(&r) % n);
+		for (uint64_t i = 0; (i = bits_next_set(from, n, i)) < n; i++) {
+			added += !bits_test(want, first + i);
+			bits_set(want, first + i);
+		}
+		bits_set(from, n); /* behind the end */
+		ck_assert_uint_eq(mig_bitmap_merge(&b, 0, first, from, n), added);
+		total += added;
+		ck_assert_uint_eq(mig_bitmap_count(&b), total);
+		ck_assert_uint_eq(mig_bitmap_added(&b), total);
+	}
+	ck_assert_mem_eq(b.blocks[0].words, want, bits_words(MERGE_PAGES) * sizeof(*want));
+	mig_bitmap_free(&b);
+}
+END_TEST
+
 /* ---- threads ---- */
 
 #define RACE_WORDS 2 /* few, so that the count is near zero all the time */
@@ -221,4 +254,4 @@ START_TEST(two_threads)
 }
 END_TEST
 
-PAIR_SUITE("bitmap", model, shapes, two_threads)
+PAIR_SUITE("bitmap", model, shapes, merges, two_threads)
