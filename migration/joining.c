@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "migration/uri.h"
 
 #define JOIN_TIMEOUT_NS (5 * NS_PER_SEC)
@@ -116,6 +117,8 @@ static void look_at_guest(struct door *d, unsigned i, uint8_t *frame)
 		mig_chan_had_received(chan, WIRE_CHANNEL_BYTES);
 		mig_readers_add(d->readers, m.index, chan, &r);
 		d->joined++;
+	} else {
+		log_warn("a connection of the source's cannot be served: %s", e.msg);
 	}
 	remove_guest(d, i); /* its socket is the channel's, or closed */
 }

@@ -122,6 +122,15 @@ static struct sockaddr_un unix_address(const struct mig_uri *u)
 	return sa;
 }
 
+static int no_connection(int rc, const struct mig_uri *u, struct err *e)
+{
+	if (rc == -ECANCELED)
+		return err_set(e, ECANCELED, "cancelled");
+	if (u->kind == MIG_URI_UNIX)
+		return err_sys(e, -rc, "cannot connect to %s", u->path);
+	return err_sys(e, -rc, "cannot connect to %s:%s", host_of(u), u->port);
+}
+
 int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t timeout_ns, int *fd,
 		    struct err *e)
 {
@@ -131,7 +140,7 @@ int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t tim
 
 	if (u->kind == MIG_URI_UNIX) {
 		rc = connect_one((struct sockaddr *)&sun, sizeof(sun), stop, timeout_ns, fd);
-		return rc ? err_sys(e, -rc, "cannot connect to %s", u->path) : 0;
+		return rc ? no_connection(rc, u, e) : 0;
 	}
 	rc = mig_lookup(host_of(u), u->port, 0, stop, timeout_ns, &list, e);
 	if (rc)
@@ -141,7 +150,7 @@ int mig_uri_connect(const struct mig_uri *u, struct mig_stop *stop, uint64_t tim
 		rc = connect_one(a->ai_addr, a->ai_addrlen, stop, timeout_ns, fd);
 	freeaddrinfo(list);
 	if (rc)
-		return err_sys(e, -rc, "cannot connect to %s:%s", host_of(u), u->port);
+		return no_connection(rc, u, e);
 	mig_socket_tune(*fd);
 	return 0;
 }

@@ -29,7 +29,7 @@ static const struct {
 	[RUN_FINISH_MIGRATE] = {"finish-migrate",
 				TO(PRELAUNCH) | TO(RUNNING) | TO(PAUSED) | TO(POSTMIGRATE) |
 					TO(SHUTDOWN) | TO(INTERNAL_ERROR),
-				"a migration is handing the guest over at this moment"},
+				"a migration or a save holds it; 'ferry cancel' gives it back"},
 	[RUN_POSTMIGRATE] = {"postmigrate", 0, "the guest has been handed over to another host"},
 	[RUN_SHUTDOWN] = {"shutdown", 0, "the guest has ended"},
 	[RUN_INTERNAL_ERROR] = {"internal-error", 0, "the guest has ended by an error"},
