@@ -9,54 +9,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "migration/chan.h"
+#include "tests/unit/support/chan_fixture.h"
 #include "tests/unit/support/pair.h"
 #include "tests/unit/support/raw.h"
 #include "tests/unit/support/synth_writer.h"
-
-#define BIG     (24u << 20) /* more than two sockets hold */
-#define PATIENT (10 * NS_PER_SEC)
-
-static uint8_t sent[BIG], received[BIG];
-
-static void make_sockets(bool tcp, int fd[2])
-{
-	char uri[64];
-	int lfd;
-
-	if (!tcp) {
-		ck_assert_int_eq(
-			socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
-		return;
-	}
-	lfd = raw_listen(uri);
-	fd[0] = raw_connect(uri);
-	fd[1] = accept4(lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	ck_assert(fd[0] >= 0 && fd[1] >= 0);
-	(void)close(lfd);
-}
-
-static struct mig_chan *open_chan(int fd, uint64_t timeout_ns)
-{
-	struct err e = ERR_INIT;
-	struct mig_chan *c;
-
-	ck_assert_msg(!mig_chan_open(&c, fd, "the peer", timeout_ns, &e), "%s", e.msg);
-	return c;
-}
-
-static void fill(void)
-{
-	uint64_t r = 77;
-
-	for (size_t i = 0; i < BIG; i += 8) {
-		uint64_t v = synth_random(&r);
-
-		memcpy(sent + i, &v, 8);
-	}
-	memset(received, 0, sizeof(received));
-}
 
 static void nap_ms(uint64_t ms)
 {
@@ -134,7 +90,7 @@ static void transfer(bool tcp)
 	int fd[2];
 
 	fill();
-	make_sockets(tcp, fd);
+	make_sockets(tcp, SOCK_NONBLOCK, fd);
 	out.c = open_chan(fd[0], PATIENT);
 	in.c = open_chan(fd[1], PATIENT);
 	ck_assert(!mig_chan_readable(in.c));
@@ -167,7 +123,7 @@ START_TEST(queued)
 	struct mig_chan *a, *b;
 	int fd[2];
 
-	make_sockets(false, fd);
+	make_sockets(false, SOCK_NONBLOCK, fd);
 	a = open_chan(fd[0], PATIENT);
 	b = open_chan(fd[1], PATIENT);
 	ck_assert_uint_eq(mig_chan_queued(a), 0);
@@ -205,7 +161,7 @@ static void silent(bool tcp)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(tcp, fd);
+	make_sockets(tcp, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[0], 100 * NS_PER_MS);
 	ck_assert_int_eq(mig_chan_recv(c, received, 10, &e), -ETIMEDOUT);
 	ck_assert_ptr_nonnull(strstr(e.msg, "the peer has not answered"));
@@ -216,7 +172,7 @@ static void silent(bool tcp)
 	mig_chan_close(c);
 	(void)close(fd[1]);
 	/* A peer that does not take what is sent. */
-	make_sockets(tcp, fd);
+	make_sockets(tcp, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[0], 100 * NS_PER_MS);
 	err_clear(&e);
 	ck_assert_int_eq(mig_chan_send(c, sent, BIG, &e), -ETIMEDOUT);
@@ -252,7 +208,7 @@ START_TEST(slow_is_not_dead)
 	pthread_t t;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], 500 * NS_PER_MS);
 	ck_assert_int_eq(pthread_create(&t, NULL, trickle, &fd[0]), 0);
 	ck_assert_msg(!mig_chan_recv(c, received, 16, &e), "%s", e.msg);
@@ -271,7 +227,7 @@ START_TEST(deadline)
 	pthread_t t;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], PATIENT);
 	ck_assert_int_eq(pthread_create(&t, NULL, trickle, &fd[0]), 0);
 	mig_chan_set_deadline(c, begin_ns + 350 * NS_PER_MS);
@@ -307,7 +263,7 @@ START_TEST(deadline_in_a_flood)
 		pthread_t t;
 		int fd[2], rc = 0;
 
-		make_sockets(tcp, fd);
+		make_sockets(tcp, SOCK_NONBLOCK, fd);
 		c = open_chan(fd[1], PATIENT);
 		ck_assert_int_eq(pthread_create(&t, NULL, flood, &fd[0]), 0);
 		mig_chan_set_deadline(c, clock_mono_ns() + 200 * NS_PER_MS);
@@ -329,7 +285,7 @@ START_TEST(peer_closes)
 		struct mig_chan *c;
 		int fd[2];
 
-		make_sockets(tcp, fd);
+		make_sockets(tcp, SOCK_NONBLOCK, fd);
 		c = open_chan(fd[1], PATIENT);
 		raw_send(fd[0], "abc", 3);
 		(void)close(fd[0]);
@@ -349,7 +305,7 @@ START_TEST(peer_resets)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], PATIENT);
 	(void)setsockopt(fd[0], SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
 	(void)close(fd[0]);
@@ -366,7 +322,7 @@ START_TEST(too_many_pieces)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(false, fd);
+	make_sockets(false, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[0], PATIENT);
 	ck_assert_int_eq(mig_chan_send_begin(c, iov, MIG_CHAN_MAX_IOV, &e), 0); /* all empty */
 	ck_assert_int_eq(mig_chan_send_end(c, &e), 0);
@@ -393,7 +349,7 @@ static void aborted(bool tcp, bool sending)
 	pthread_t t;
 	int fd[2], rc;
 
-	make_sockets(tcp, fd);
+	make_sockets(tcp, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[0], 60 * NS_PER_SEC);
 	ck_assert_int_eq(pthread_create(&t, NULL, abort_later, c), 0);
 	rc = sending ? mig_chan_send(c, sent, BIG, &e) : mig_chan_recv(c, received, 1, &e);
@@ -418,7 +374,7 @@ START_TEST(abort_before)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[0], PATIENT);
 	mig_chan_abort(c);
 	mig_chan_abort(c);
@@ -440,7 +396,7 @@ START_TEST(close_under_way)
 		iov.iov_base = malloc(BIG);
 		ck_assert_ptr_nonnull(iov.iov_base);
 		memset(iov.iov_base, 1, BIG);
-		make_sockets(tcp, fd);
+		make_sockets(tcp, SOCK_NONBLOCK, fd);
 		c = open_chan(fd[0], PATIENT);
 		ck_assert_int_eq(mig_chan_send_begin(c, &iov, 1, &e), 0);
 		mig_chan_close(c);
@@ -460,7 +416,7 @@ START_TEST(wait_readable)
 	int fd[2];
 
 	ck_assert_int_eq(mig_stop_init(&stop), 0);
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], 30 * NS_PER_MS);
 	ck_assert_int_eq(mig_chan_wait_readable(c, &stop, &e), -ETIMEDOUT);
 	/* Still good. */
@@ -487,7 +443,7 @@ START_TEST(last_words)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], PATIENT);
 	ck_assert_uint_eq(mig_chan_last_words(c, text, sizeof(text)), 0); /* no failure yet */
 	raw_send(fd[0], "no room", 7);
@@ -510,7 +466,7 @@ START_TEST(linger)
 	struct mig_chan *c;
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], PATIENT);
 	raw_send(fd[0], sent, 100000);
 	ck_assert_int_eq(mig_chan_send(c, "why", 3, &e), 0);
@@ -523,7 +479,7 @@ START_TEST(linger)
 	(void)close(fd[0]);
 	/* The peer closes: no reason to wait. */
 	begin_ns = clock_mono_ns();
-	make_sockets(true, fd);
+	make_sockets(true, SOCK_NONBLOCK, fd);
 	c = open_chan(fd[1], PATIENT);
 	(void)close(fd[0]);
 	mig_chan_linger(c, 60 * NS_PER_SEC);

@@ -15,34 +15,19 @@
 
 #include "migration/heartbeat.h"
 #include "migration/wire.h"
+#include "tests/unit/support/chan_fixture.h"
 #include "tests/unit/support/pair.h"
 #include "tests/unit/support/proxy.h"
 #include "tests/unit/support/raw.h"
 
 #define LONGER_NS (MIG_BEAT_SILENT_NS + 2 * NS_PER_SEC)
-#define BIG       (64u << 20) /* more than two sockets hold */
+#define FLOOD     (64u << 20) /* more than two sockets hold */
 
 static void nap(uint64_t ns)
 {
 	struct timespec ts = {(time_t)(ns / NS_PER_SEC), (long)(ns % NS_PER_SEC)};
 
 	(void)nanosleep(&ts, NULL);
-}
-
-static void make_sockets(bool tcp, int fd[2])
-{
-	char uri[64];
-	int lfd;
-
-	if (!tcp) {
-		ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0);
-		return;
-	}
-	lfd = raw_listen(uri);
-	fd[0] = raw_connect(uri);
-	fd[1] = accept4(lfd, NULL, NULL, SOCK_CLOEXEC);
-	ck_assert(fd[0] >= 0 && fd[1] >= 0);
-	(void)close(lfd);
 }
 
 struct end {
@@ -107,7 +92,7 @@ START_TEST(idle_is_not_dead)
 	int fd[2];
 
 	for (unsigned k = 0; k < 2; k++) {
-		make_sockets(k, fd);
+		make_sockets(k, 0, fd);
 		open_end(&ends[k][0], fd[0], false);
 		open_end(&ends[k][1], fd[1], false);
 	}
@@ -136,10 +121,10 @@ START_TEST(silent_is_dead)
 	int fd[2], silent[4];
 
 	for (unsigned k = 0; k < 2; k++) {
-		make_sockets(k, fd);
+		make_sockets(k, 0, fd);
 		open_end(&hasty[k], fd[0], false);
 		silent[k] = fd[1];
-		make_sockets(k, fd);
+		make_sockets(k, 0, fd);
 		open_end(&patient[k], fd[0], true);
 		silent[2 + k] = fd[1];
 	}
@@ -182,7 +167,7 @@ static void *send_flood(void *arg)
 	struct flood *f = arg;
 	struct err e = ERR_INIT;
 
-	f->rc = mig_chan_send(f->end->chan, f->data, BIG, &e);
+	f->rc = mig_chan_send(f->end->chan, f->data, FLOOD, &e);
 	return NULL;
 }
 
@@ -192,21 +177,22 @@ static void *send_flood(void *arg)
  */
 START_TEST(stuck_is_not_dead)
 {
-	struct flood f = {.data = calloc(1, BIG), .rc = -1};
+	struct flood f = {.data = calloc(1, FLOOD), .rc = -1};
 	struct end ends[2];
 	struct err e = ERR_INIT;
 	pthread_t thread;
-	uint8_t *got = malloc(BIG);
+	uint8_t *got = malloc(FLOOD);
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, 0, fd);
 	open_end(&ends[0], fd[0], false);
 	open_end(&ends[1], fd[1], true); /* it hears nothing but the flood's beginning */
 	f.end = &ends[0];
 	ck_assert_int_eq(pthread_create(&thread, NULL, send_flood, &f), 0);
 	nap(LONGER_NS);
-	ck_assert_msg(!mig_chan_recv(ends[1].chan, got, BIG, &e), "%s", e.msg);
-	ck_assert_int_eq(memcmp(got, f.data, BIG), 0); /* and nothing came into the middle of it */
+	ck_assert_msg(!mig_chan_recv(ends[1].chan, got, FLOOD, &e), "%s", e.msg);
+	ck_assert_int_eq(memcmp(got, f.data, FLOOD),
+			 0); /* and nothing came into the middle of it */
 	(void)pthread_join(thread, NULL);
 	ck_assert_int_eq(f.rc, 0);
 	close_end(&ends[0]);
@@ -244,7 +230,7 @@ START_TEST(between_frames)
 	struct end ends[2];
 	int fd[2];
 
-	make_sockets(true, fd);
+	make_sockets(true, 0, fd);
 	open_end(&ends[0], fd[0], false);
 	open_end(&ends[1], fd[1], false);
 	chatter.chan = ends[0].chan;

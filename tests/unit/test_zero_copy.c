@@ -6,55 +6,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "migration/chan.h"
 #include "migration/zero_copy.h"
+#include "tests/unit/support/chan_fixture.h"
 #include "tests/unit/support/pair.h"
-#include "tests/unit/support/raw.h"
-#include "tests/unit/support/synth_writer.h"
-
-#define BIG     (24u << 20) /* more than two sockets hold */
-#define PATIENT (10 * NS_PER_SEC)
-
-static uint8_t sent[BIG], received[BIG];
-
-static void make_sockets(bool tcp, int fd[2])
-{
-	char uri[64];
-	int lfd;
-
-	if (!tcp) {
-		ck_assert_int_eq(
-			socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fd), 0);
-		return;
-	}
-	lfd = raw_listen(uri);
-	fd[0] = raw_connect(uri);
-	fd[1] = accept4(lfd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-	ck_assert(fd[0] >= 0 && fd[1] >= 0);
-	(void)close(lfd);
-}
-
-static struct mig_chan *open_chan(int fd, uint64_t timeout_ns)
-{
-	struct err e = ERR_INIT;
-	struct mig_chan *c;
-
-	ck_assert_msg(!mig_chan_open(&c, fd, "the peer", timeout_ns, &e), "%s", e.msg);
-	return c;
-}
-
-static void fill(void)
-{
-	uint64_t r = 77;
-
-	for (size_t i = 0; i < BIG; i += 8) {
-		uint64_t v = synth_random(&r);
-
-		memcpy(sent + i, &v, 8);
-	}
-	memset(received, 0, sizeof(received));
-}
 
 struct half {
 	struct mig_chan *c;
@@ -106,7 +60,7 @@ static enum mig_zero_copy_verdict send_and_judge(bool tcp, bool allow)
 	int fd[2];
 
 	fill();
-	make_sockets(tcp, fd);
+	make_sockets(tcp, SOCK_NONBLOCK, fd);
 	out.c = open_chan(fd[0], PATIENT);
 	in.c = open_chan(fd[1], PATIENT);
 	if (allow)
@@ -154,7 +108,7 @@ START_TEST(close_before_notified)
 		struct mig_chan *c;
 		int fd[2];
 
-		make_sockets(true, fd);
+		make_sockets(true, SOCK_NONBLOCK, fd);
 		c = open_chan(fd[0], 50 * NS_PER_MS);
 		mig_chan_allow_zero_copy(c);
 		ck_assert_int_eq(mig_chan_send_lasting(c, &iov, 1, 0, &e), 0);

@@ -4,6 +4,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,4 +108,14 @@ void vmtest_kernel(char *path, const void *code, size_t bytes)
 	ck_assert_int_eq(write(fd, &img, sizeof(img)), (ssize_t)sizeof(img));
 	ck_assert_int_eq(write(fd, code, bytes), (ssize_t)bytes);
 	(void)close(fd);
+}
+
+__attribute__((no_sanitize("thread"))) void vmtest_await_loops(const struct vmtest *t, uint64_t gpa)
+{
+	const volatile uint32_t *loops = (const uint32_t *)(t->mem->blocks[0].hva + gpa);
+	uint32_t from = *loops;
+
+	/* One that hangs is ended by the suite. */
+	while (*loops - from < 2)
+		(void)sched_yield();
 }

@@ -44,6 +44,12 @@ void vmtest_code(struct vmtest *t, const void *code, size_t bytes);
 void vmtest_run(struct vmtest *t, struct vcpu_exit *exit, enum vcpu_exit_kind kind);
 
 /*
+ * Wait until the running guest has twice added to the number at gpa: it has written all of its
+ * pages since it was asked for, and is at it again.
+ */
+void vmtest_await_loops(const struct vmtest *t, uint64_t gpa);
+
+/*
  * Write an ELF image that boots by PVH and holds nothing but the code. *path is a template for
  * mkstemp(); the caller removes the file.
  */
