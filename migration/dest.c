@@ -206,7 +206,7 @@ static int await_commit(struct mig_dest *d, struct err *e)
 
 	/*
 	 * As long as the line holds the source's word may come, and only the source knows which; it
-	 * does not commit late. Its silence is shown; a line that breaks is noticed by keep-alive.
+	 * does not commit late. Its silence is shown; of a line that is dead TCP tells in time.
 	 */
 	mig_chan_set_idle_timeout(d->chan, 0);
 	mig_beat_patient(&d->beat, true);

@@ -117,7 +117,7 @@ answer:
 	fi;
 	if
 	:: round < ROUNDS -> goto call_off
-	:: put(to_d[a], ABORT, 0) -> goto failed /* cancelled */
+	:: goto gives_up /* cancelled */
 	:: atomic {
 		assert(d_dead || d_loaded == round);
 		s_given = true; /* the commit point */
@@ -139,6 +139,10 @@ call_off:
 	put(to_d[a], AGAIN, round);
 	round++;
 	goto dark;
+
+gives_up: /* the guest does not wait for the farewell */
+	atomic { s_runs = true; check() }
+	put(to_d[a], ABORT, 0);
 
 failed:
 #if MUTANT == STAYS_DARK
@@ -188,7 +192,6 @@ receiving:
 	fi;
 	if
 	:: type == END
-	:: type == AGAIN -> goto receiving
 	:: else -> goto lost /* ABORT and what does not belong here */
 	fi;
 #ifdef FAULTS
