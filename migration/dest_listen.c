@@ -60,8 +60,11 @@ static void *coordinator(void *arg)
 int mig_dest_start(struct mig_dest **out, const struct mig_dest_config *cfg, struct err *e)
 {
 	struct mig_dest *d = calloc(1, sizeof(*d));
-	int rc = d ? mig_uri_parse(cfg->uri, &d->uri, e) : err_set(e, ENOMEM, "out of memory");
+	int rc;
 
+	if (!d)
+		return err_set(e, ENOMEM, "out of memory");
+	rc = mig_uri_parse(cfg->uri, &d->uri, e);
 	if (!rc && mig_uri_has_name(&d->uri)) {
 		d->listen_fd = -1;
 		d->status.state = MIG_SETUP;
