@@ -2,11 +2,9 @@
 /* What is left and how long it would take; the iterations: send, sync, decide. */
 #include <errno.h>
 
+#include "migration/further.h"
 #include "migration/source_state.h"
 
-/* Further passes are worth it while they halve the rest and the rest takes longer than this. */
-#define WORTH_NS    (2 * NS_PER_MS)
-#define MAX_EXTRA   8
 #define MIN_PASS_NS (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 #define FAR         4                /* times the limit: no switchover follows the next pass */
 
@@ -202,10 +200,20 @@ static int decide(struct mig_source *s, bool *fits, struct err *e)
 	return rc;
 }
 
+static bool slowed(struct mig_source *s)
+{
+	struct mig_throttle_status throttle;
+
+	mig_brake_status(&s->brake, &throttle);
+	return throttle.active;
+}
+
 int mig_precopy(struct mig_source *s, struct err *e)
 {
-	uint64_t before = mig_remaining_bytes(s), extra = 0;
+	uint64_t before = mig_remaining_bytes(s);
+	struct mig_further further;
 
+	mig_further_begin(&further, clock_mono_ns());
 	for (;;) {
 		uint64_t begin_ns = clock_mono_ns(), sent = s->sent_normal, left;
 		bool fits = false;
@@ -221,8 +229,8 @@ int mig_precopy(struct mig_source *s, struct err *e)
 			rc = space_out(s, begin_ns, e);
 			if (rc)
 				return rc;
-		} else if (mig_rest_ns(s) <= WORTH_NS || left * 2 > before ||
-			   extra++ == MAX_EXTRA) {
+		} else if (!mig_further_wanted(&further, before, left, mig_rest_ns(s), slowed(s),
+					       clock_mono_ns())) {
 			return 0;
 		}
 		before = left;
