@@ -21,11 +21,12 @@ int mig_live_start(struct mig_live *l, const struct mem *mem, const struct mig_d
 	if (rc)
 		return err_set(e, ENOMEM, "out of memory for the bitmap of dirty pages");
 	rc = dirty->start(dirty->ctx, e);
-	if (!rc)
-		rc = mig_sync_start(&l->sync, dirty, &l->bitmap, MIG_SYNC_BACKGROUND_NS, e);
+	if (rc)
+		return rc;
+	/* While nobody else uses it: the worker does. */
+	mig_bitmap_fill(&l->bitmap);
+	rc = mig_sync_start(&l->sync, dirty, &l->bitmap, MIG_SYNC_BACKGROUND_NS, e);
 	l->syncing = !rc;
-	if (!rc)
-		mig_bitmap_fill(&l->bitmap);
 	return rc;
 }
 
