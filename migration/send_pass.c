@@ -84,7 +84,8 @@ static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct
 			return err_set(e, ECANCELED, "cancelled");
 		rc = w->index ? 0 : mig_source_heed(s, e);
 		now = clock_mono_ns();
-		look_ns *= 2;
+		if (look_ns < LIMIT_SLICE_NS)
+			look_ns *= 2;
 	}
 	return rc;
 }
