@@ -313,9 +313,12 @@ int session_init(struct session *s, const char *name, struct err *e)
 
 void session_end(struct session *s)
 {
-	/* What has happened is still told; what happens from here on has nobody to hear it. */
+	/*
+	 * What has happened is still told, and how a migration that has ended did; what happens
+	 * from here on has nobody to hear it.
+	 */
 	if (s->machine)
-		session_hear(s);
+		session_hear_out(s);
 	trace_close(s->trace);
 	s->trace = NULL;
 	session_forget_outgoing(s);

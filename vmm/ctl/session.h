@@ -132,7 +132,7 @@ void session_on_outgoing(void *ctx, const struct mig_event *ev);
 void session_on_incoming(void *ctx, const struct mig_event *ev);
 /* Everything in the queue, now; the loop calls it by itself soon after something was put there. */
 void session_hear(struct session *s);
-/* The same, and the last words of migrations that have ended: before another one begins. */
+/* The same, and the last words of migrations that have ended: before the next begins, and last. */
 void session_hear_out(struct session *s);
 /* Forget what is in it. */
 void session_drop_events(struct session *s);
