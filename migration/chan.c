@@ -439,6 +439,15 @@ uint64_t mig_chan_queued(const struct mig_chan *c)
 	return (uint64_t)bytes;
 }
 
+uint64_t mig_chan_unsent(const struct mig_chan *c)
+{
+	int bytes = 0;
+
+	if (ioctl(c->fd, SIOCOUTQNSD, &bytes) || bytes < 0)
+		return mig_chan_queued(c);
+	return (uint64_t)bytes;
+}
+
 void mig_chan_send_aside(struct mig_chan *c, const void *data, size_t len)
 {
 	size_t done = 0;

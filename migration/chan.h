@@ -72,6 +72,11 @@ uint64_t mig_chan_sent(const struct mig_chan *c);     /* bytes handed to the soc
 uint64_t mig_chan_received(const struct mig_chan *c); /* bytes taken from it */
 /* Of the sent bytes, those that the peer's host has not acknowledged. 0 where it cannot be told. */
 uint64_t mig_chan_queued(const struct mig_chan *c);
+/*
+ * Of these, those that have not gone out even once, which is what waits for the wire: the others
+ * may just wait for a long round trip. All of them where that cannot be told.
+ */
+uint64_t mig_chan_unsent(const struct mig_chan *c);
 
 /* The shortest round trip that TCP has seen on this connection; 0 for other sockets. */
 uint64_t mig_chan_rtt_ns(const struct mig_chan *c);

@@ -164,6 +164,7 @@ static int iterate(struct mig_source *s, struct err *e)
 		rc = mig_send_free_pages(s, e);
 	if (!rc)
 		rc = end_pass(s, e);
+	mig_rate_pass(&s->rate);
 	if (!rc && mig_source_settled(s) && mig_rehearsal_due(s))
 		rc = mig_rehearse(s, e);
 	mig_sync_iteration(&s->sync, false);

@@ -11,6 +11,7 @@
 #define FIRST_GUESS (100ull << 20)    /* bytes/s before anything was measured: gigabit Ethernet */
 #define BUSY_BYTES  4096u             /* waiting: pages do, and not only a mark */
 #define THIN        (5ull << 20)      /* bytes/s: whoever sends pages without a wait sends more */
+#define DOUBT       8                 /* one part in so many: what a pass may add to an estimate */
 
 static uint64_t per_second(uint64_t bytes, uint64_t ns)
 {
@@ -38,10 +39,16 @@ void mig_rate_skip(struct mig_rate *r, uint64_t bytes)
 /* Does this say how fast the wire is, or how little there was to send? */
 static bool tells(const struct mig_rate *r, uint64_t sample)
 {
-	return r->busy || sample >= THIN || sample >= mig_rate_bytes_s(r);
+	return r->busy || sample >= THIN;
 }
 
-void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t queued_bytes,
+/* A wire that carries so much is at least as fast, whatever there was to send. */
+static bool counts(const struct mig_rate *r, uint64_t sample)
+{
+	return tells(r, sample) || sample >= mig_rate_bytes_s(r);
+}
+
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t waiting_bytes,
 		     uint64_t now_ns)
 {
 	uint64_t bytes = on_wire_bytes > r->window_bytes ? on_wire_bytes - r->window_bytes : 0;
@@ -49,22 +56,32 @@ void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t queued
 
 	mig_rate_pause(r, now_ns);
 	mig_rate_resume(r, now_ns);
-	r->busy |= queued_bytes >= BUSY_BYTES;
+	r->busy |= waiting_bytes >= BUSY_BYTES;
 	if (!bytes || !r->window_ns)
 		return;
 	sample = per_second(bytes, r->window_ns);
 	if (r->window_ns < WINDOW_NS) {
-		if (!r->measured && tells(r, sample))
+		if (!r->measured && counts(r, sample))
 			r->bytes_s = sample;
 		return;
 	}
-	if (tells(r, sample)) {
+	if (counts(r, sample)) {
 		r->bytes_s = r->measured ? (r->bytes_s + sample) / 2 : sample;
 		r->measured = true;
 	}
+	r->told |= tells(r, sample);
+	r->thin |= !tells(r, sample);
 	r->window_bytes = on_wire_bytes;
 	r->window_ns = 0;
 	r->busy = false;
+}
+
+void mig_rate_pass(struct mig_rate *r)
+{
+	/* Up to what it would be if nothing had ever been measured. */
+	if (r->thin && !r->told && r->bytes_s && r->bytes_s < FIRST_GUESS)
+		r->bytes_s += r->bytes_s / DOUBT + 1;
+	r->told = r->thin = false;
 }
 
 uint64_t mig_rate_bytes_s(const struct mig_rate *r)

@@ -7,7 +7,9 @@
  *
  * A wire that had little to carry says little: looking through empty RAM, and the round trip behind
  * a pass of a few pages, take time in which hardly a byte is there to be sent. What is measured
- * then only counts if it is more than was known.
+ * then only counts if it is more than was known. But what was known is not known for ever: it may
+ * have been a moment in which the wire stood still, and a guest that writes nothing gives no chance
+ * to measure it again. So a low estimate grows a little with each pass that does not bear it out.
  *
  * Threads: one thread per struct.
  */
@@ -24,6 +26,8 @@ struct mig_rate {
 	uint64_t bytes_s;       /* smoothed estimate; provisional until the first window is full */
 	bool measured;
 	bool busy; /* bytes were seen to wait for the wire in this window */
+	/* In this pass there was a window that says how fast the wire is; one that does not. */
+	bool told, thin;
 };
 
 /* Sending begins (again) / stops, at time now_ns. */
@@ -33,9 +37,12 @@ void mig_rate_pause(struct mig_rate *r, uint64_t now_ns);
 /* Of what left meanwhile, so much was not sent in sending time: it does not count. */
 void mig_rate_skip(struct mig_rate *r, uint64_t bytes);
 
-/* on_wire_bytes have left in all by now, and queued_bytes wait to leave. */
-void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t queued_bytes,
+/* on_wire_bytes have left in all by now, and waiting_bytes could not yet. */
+void mig_rate_update(struct mig_rate *r, uint64_t on_wire_bytes, uint64_t waiting_bytes,
 		     uint64_t now_ns);
+
+/* A pass is over. */
+void mig_rate_pass(struct mig_rate *r);
 
 /* Bytes a second; before the first window is full the best guess so far. At least 1. */
 uint64_t mig_rate_bytes_s(const struct mig_rate *r);

@@ -16,8 +16,10 @@ static void update_rate(struct mig_source *s)
 {
 	uint64_t sent = mig_senders_sums(&s->senders).sent_bytes;
 	uint64_t queued = mig_senders_queued_bytes(&s->senders);
+	/* Under a limit the socket takes its little at once, however slow the wire is. */
+	uint64_t waiting = mig_limit_now(s) ? queued : mig_senders_unsent_bytes(&s->senders);
 
-	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, queued, clock_mono_ns());
+	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, waiting, clock_mono_ns());
 }
 
 void mig_account_sent(struct mig_source *s)

@@ -291,16 +291,26 @@ struct mig_sums mig_senders_sums(const struct mig_senders *p)
 	return sums;
 }
 
-uint64_t mig_senders_queued_bytes(const struct mig_senders *p)
+static uint64_t sum_of(const struct mig_senders *p, uint64_t (*figure)(const struct mig_chan *c))
 {
-	uint64_t queued = 0;
+	uint64_t sum = 0;
 
 	for (unsigned i = 0; i < p->n; i++) {
 		const struct mig_chan *c = chan_of(&p->list[i]);
 
-		queued += c ? mig_chan_queued(c) : 0;
+		sum += c ? figure(c) : 0;
 	}
-	return queued;
+	return sum;
+}
+
+uint64_t mig_senders_queued_bytes(const struct mig_senders *p)
+{
+	return sum_of(p, mig_chan_queued);
+}
+
+uint64_t mig_senders_unsent_bytes(const struct mig_senders *p)
+{
+	return sum_of(p, mig_chan_unsent);
 }
 
 enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p)

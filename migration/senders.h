@@ -119,6 +119,8 @@ struct mig_sums {
 struct mig_sums mig_senders_sums(const struct mig_senders *p);
 /* Sent bytes that are not acknowledged yet: asks the kernel about each connection. Any thread. */
 uint64_t mig_senders_queued_bytes(const struct mig_senders *p);
+/* Of these, those that have not gone out yet (mig_chan_unsent()). Any thread. */
+uint64_t mig_senders_unsent_bytes(const struct mig_senders *p);
 /* Of the connection that got furthest with it. */
 enum mig_zero_copy_verdict mig_senders_zero_copy(const struct mig_senders *p);
 

@@ -129,6 +129,7 @@ START_TEST(queued)
 	ck_assert_uint_eq(mig_chan_queued(a), 0);
 	ck_assert_int_eq(mig_chan_send(a, sent, 10000, &e), 0);
 	ck_assert_uint_gt(mig_chan_queued(a), 0);
+	ck_assert_uint_eq(mig_chan_unsent(a), mig_chan_queued(a)); /* not told apart there */
 	ck_assert(mig_chan_readable(b));
 	ck_assert_int_eq(mig_chan_recv(b, received, 10000, &e), 0);
 	ck_assert_uint_eq(mig_chan_queued(a), 0);
@@ -137,6 +138,26 @@ START_TEST(queued)
 	ck_assert(mig_chan_readable(b)); /* the end */
 	mig_chan_close(b);
 	mig_chan_close(NULL);
+}
+END_TEST
+
+/* What nobody takes cannot even go out; a page can, and then only waits to be acknowledged. */
+START_TEST(unsent)
+{
+	struct err e = ERR_INIT;
+	struct mig_chan *a, *b;
+	int fd[2];
+
+	make_sockets(true, SOCK_NONBLOCK, fd);
+	a = open_chan(fd[0], 200 * NS_PER_MS);
+	b = open_chan(fd[1], PATIENT);
+	ck_assert_int_eq(mig_chan_send(a, sent, 4096, &e), 0);
+	ck_assert_uint_eq(mig_chan_unsent(a), 0);
+	ck_assert_int_eq(mig_chan_send(a, sent, BIG, &e), -ETIMEDOUT);
+	ck_assert_uint_gt(mig_chan_unsent(a), 4096);
+	ck_assert_uint_le(mig_chan_unsent(a), mig_chan_queued(a));
+	mig_chan_close(a);
+	mig_chan_close(b);
 }
 END_TEST
 
@@ -488,6 +509,6 @@ START_TEST(linger)
 }
 END_TEST
 
-PAIR_SUITE("chan", whole_pieces, queued, idle_timeout, slow_is_not_dead, deadline,
+PAIR_SUITE("chan", whole_pieces, queued, unsent, idle_timeout, slow_is_not_dead, deadline,
 	   deadline_in_a_flood, peer_closes, peer_resets, too_many_pieces, abort_ends_waits,
 	   abort_before, close_under_way, wait_readable, last_words, linger)

@@ -115,6 +115,61 @@ START_TEST(little_to_carry)
 }
 END_TEST
 
+/* Passes of one page and a mark, each with its round trip, behind a wire that had stood still. */
+static void small_passes(struct mig_rate *r, uint64_t *now, uint64_t *bytes, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		mig_rate_resume(r, *now);
+		*now += NS_PER_MS / 10;
+		mig_rate_update(r, *bytes, 0, *now);
+		*now += 50 * NS_PER_MS;
+		mig_rate_update(r, *bytes += 4200, 0, *now);
+		mig_rate_pause(r, *now);
+		mig_rate_pass(r);
+	}
+}
+
+START_TEST(stood_still)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 14000, before;
+
+	mig_rate_resume(&r, now);
+	now += 5 * NS_PER_SEC;
+	mig_rate_update(&r, bytes, 1 << 20, now);
+	mig_rate_pass(&r);
+	near(mig_rate_bytes_s(&r), 2800);
+	small_passes(&r, &now, &bytes, 100);
+	ck_assert_uint_gt(mig_rate_bytes_s(&r), 50000000);
+	/* Nothing is known by that: up to the first guess it goes, and not on. */
+	small_passes(&r, &now, &bytes, 1000);
+	before = mig_rate_bytes_s(&r);
+	ck_assert_uint_lt(before, 120000000);
+	small_passes(&r, &now, &bytes, 10);
+	ck_assert_uint_eq(mig_rate_bytes_s(&r), before);
+}
+END_TEST
+
+/* Short passes on a slow wire, of which not every one fills a window. */
+START_TEST(borne_out)
+{
+	struct mig_rate r = {0};
+	uint64_t now = START, bytes = 0;
+
+	for (unsigned i = 0; i < 1000; i++) {
+		mig_rate_resume(&r, now);
+		mig_rate_update(&r, bytes, 20000, now);
+		now += 20 * NS_PER_MS;
+		mig_rate_update(&r, bytes += 20000, 0, now);
+		mig_rate_pause(&r, now);
+		mig_rate_pass(&r);
+		now += 10 * NS_PER_MS;
+		if (i > 3)
+			near(mig_rate_bytes_s(&r), 1000000);
+	}
+}
+END_TEST
+
 /* As little, but pages wait for it: the wire is that slow. */
 START_TEST(slow_wire)
 {
@@ -235,4 +290,5 @@ START_TEST(limit_changes)
 END_TEST
 
 PAIR_SUITE("rate", before_anything, steady, pauses_do_not_count, follows_a_change, little_to_carry,
-	   slow_wire, odd_input, limit, limit_over_any_second, limit_changes)
+	   stood_still, borne_out, slow_wire, odd_input, limit, limit_over_any_second,
+	   limit_changes)
