@@ -203,10 +203,12 @@ def own_figures(info):
 
 def slowed(info):
     """{who: by how many per cent} of each vCPU, or of all where one figure is theirs; {} for none."""
+    if "x-ferry-vcpus" in info:  # which says more than the figure beside it
+        return {f"vCPU {cpu['cpu-index']}": round(100 * (1 - cpu["share"]), 1)
+                for cpu in info["x-ferry-vcpus"]}
     if "cpu-throttle-percentage" in info:
         return {"all vCPUs": info["cpu-throttle-percentage"]}
-    return {f"vCPU {cpu['cpu-index']}": round(100 * (1 - cpu["share"]), 1)
-            for cpu in info.get("x-ferry-vcpus", ()) if "share" in cpu}
+    return {}
 
 
 def throttle(info):

@@ -165,8 +165,9 @@ class ResultsTest(unittest.TestCase):
             "the link loses nothing", "the guest's work only grows"])
 
     def test_slowing(self):
-        self.assertEqual(measure.slowed({"x-ferry-vcpus": [{"cpu-index": 1, "share": 0.25}]}),
-                         {"vCPU 1": 75.0})
+        self.assertEqual(measure.slowed({"cpu-throttle-percentage": 75, "x-ferry-vcpus": [
+            {"cpu-index": 0, "share": 1}, {"cpu-index": 1, "share": 0.25}]}),
+                         {"vCPU 0": 0, "vCPU 1": 75.0})
         self.assertEqual(measure.slowed({"cpu-throttle-percentage": 20}), {"all vCPUs": 20})
         self.assertEqual(measure.slowed({}), {})
         self.assertEqual(results.slow_steps([], 5), {})
