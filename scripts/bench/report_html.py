@@ -7,6 +7,7 @@ is well-formed as XML, too. Every picture has its numbers in a table or a CSV be
 import base64
 import csv
 import io
+import itertools
 
 from . import charts, measure, results, stats
 from . import scenario as sc
@@ -289,8 +290,9 @@ def cell_card(page, cell):
              curves(page, cell, runs) if runs else
              "<p>No run of it got far enough for a curve.</p>"]
     if hist:
-        buckets = [(charts.us_text(2**i), *(h[2][i] for h in hist))
-                   for i in range(len(hist[0][2])) if any(h[2][i] for h in hist)]
+        columns = itertools.zip_longest(*(h[2] for h in hist), fillvalue=0)
+        buckets = [(charts.us_text(2**i), *column) for i, column in enumerate(columns)
+                   if any(column)]
         inner.append(figure(charts.histogram(hist, f"blackouts of {cell.name}"),
                             f"Blackouts of all runs together {where(measure.BY_KEY['guest_gap_ms'])}",
                             details("Counts", table(("from", *(esc(h[1]) for h in hist)),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Medians, spreads, and ratios of pairs, of measured runs."""
 
+import itertools
 import statistics
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def histogram(results, cell, vmm):
     rows = [r.histogram for r in results
             if r.kind == "measured" and r.cell == cell and r.vmm == vmm and r.histogram
             and r.outcome in (COMPLETED, CANCELLED)]
-    return [sum(column) for column in zip(*rows)]
+    return [sum(column) for column in itertools.zip_longest(*rows, fillvalue=0)]
 
 
 def typical(results, cell, vmm):

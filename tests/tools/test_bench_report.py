@@ -293,7 +293,11 @@ class ReportTest(unittest.TestCase):
             del report.vmms["qemu"]
             report.results = [r for r in report.results if r.vmm == "ferry"]
 
-        for mangle in (nothing, skipped, zeroes, alone):
+        def uneven(report):
+            for r in report.results:
+                r.histogram = [1] * (64 if r.vmm == "ferry" else 2 + r.round)
+
+        for mangle in (nothing, skipped, zeroes, alone, uneven):
             report = a_report(mangle)
             report.interrupted = True
             support_bench.check_html(self, report_html.document(report))
