@@ -80,6 +80,11 @@ def proof(token, who, nonce):
     return hmac.new(token, f"ferry-bench {who} {nonce}".encode(), hashlib.sha256).hexdigest()
 
 
+def is_proof(shown, right):
+    """Whether a text of the peer's is this proof."""
+    return hmac.compare_digest(shown.encode(errors="replace"), right.encode())
+
+
 def nonce():
     return secrets.token_hex(NONCE_BYTES)
 
@@ -106,7 +111,7 @@ class Connection:
         try:
             self.sock.settimeout(SEND_S)
             self.sock.sendall(json.dumps(what, allow_nan=False).encode() + b"\n")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise LabError(f"cannot write to {self.who}: {error}") from error
 
     def receive(self, timeout):
@@ -117,7 +122,9 @@ class Connection:
                 raise LabError(f"{self.who} sent a line of more than {self.most} bytes")
             left = deadline - time.monotonic()
             try:
-                self.sock.settimeout(max(left, 0.001))
+                if left <= 0:  # whatever still comes, drop by drop
+                    raise socket.timeout
+                self.sock.settimeout(left)
                 data = self.sock.recv(65536)
             except socket.timeout:
                 raise LabError(f"no word from {self.who} within {timeout:.0f} s") from None
@@ -139,21 +146,33 @@ class Connection:
 # ---- what the client believes ----
 
 def a_number(answer, key, low=0.0, high=1e15):
-    """A finite number of an answer, or None where there is none; LabError for anything else."""
+    """A number of an answer, or None where there is none; LabError for anything else."""
     value = answer.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or \
-            not math.isfinite(value) or not low <= value <= high:
-        raise LabError(f"the peer's '{key}' makes no sense: {str(value)[:60]}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise LabError(f"the peer's '{key}' makes no sense: {printable(str(value)[:60])}")
     return value
+
+
+def a_count(answer, key, low=0, high=10**15):
+    """The same, whole; LabError where there is none, too."""
+    value = a_number(answer, key, low, high)
+    if value is None:
+        raise LabError(f"the peer says no '{key}'")
+    return int(value)
+
+
+def printable(text):
+    """For terminals and files, on one line."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def a_text(answer, key, most=400):
     value = answer.get(key)
     if not isinstance(value, str) or len(value) > most:
         raise LabError(f"the peer's '{key}' is no text")
-    return value
+    return printable(value)
 
 
 def some_numbers(answer, key, most=64):
@@ -161,13 +180,14 @@ def some_numbers(answer, key, most=64):
     values = answer.get(key)
     if not isinstance(values, list) or len(values) > most:
         raise LabError(f"the peer's '{key}' is no list")
-    return [int(a_number({key: v}, key)) for v in values]
+    return [a_count({key: v}, key) for v in values]
 
 
 def some_named(answer, key, check, most=200):
     """A table of names and values, each as `check` wants it."""
     table = answer.get(key)
-    if not isinstance(table, dict) or len(table) > most or any(len(name) > 60 for name in table):
+    if not isinstance(table, dict) or len(table) > most or \
+            any(len(name) > 60 or not name.isprintable() for name in table):
         raise LabError(f"the peer's '{key}' is no table")
     return {name: check(table, name) for name in table}
 
@@ -220,8 +240,7 @@ class Peer:
         mine = nonce()
         answer = self.call("hello", HELLO_S, nonce=mine,
                            proof=proof(self.token, "client", first["nonce"]))
-        if not hmac.compare_digest(a_text(answer, "proof").encode(),
-                                   proof(self.token, "server", mine).encode()):
+        if not is_proof(a_text(answer, "proof"), proof(self.token, "server", mine)):
             raise LabError(f"{self.who} does not know the token")
         self.machine = some_named(answer, "machine", a_text)
 

@@ -38,7 +38,7 @@ class PeerAttempt(runner.Attempt):
 
     def destination(self):
         found = self.far.call("start", START_S, kind=self.driver.kind, settings=self.settings)
-        self.port = int(peer.a_number(found, "port", 1, 65535))
+        self.port = peer.a_count(found, "port", 1, 65535)
 
     def uri(self):
         host = f"[{self.far.host}]" if ":" in self.far.host else self.far.host
@@ -49,7 +49,7 @@ class PeerAttempt(runner.Attempt):
         begin = time.monotonic()
         found = self.far.call("work", REST_S)
         middle = (begin + time.monotonic()) / 2
-        counts = (int(peer.a_number(found, key)) for key in ("writes", "loops"))
+        counts = (peer.a_count(found, key) for key in ("writes", "loops"))
         sample = (middle, middle * 1e6, *counts)
         self.work.samples.append(sample)
         return sample

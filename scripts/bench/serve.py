@@ -7,7 +7,6 @@ connections: it turns away who comes while one is served, and ends the destinati
 is gone while the main thread may be waiting for the guest.
 """
 
-import hmac
 import ipaddress
 import os
 import queue
@@ -74,7 +73,7 @@ class Session:
         if hello.get("verb") != "hello" or not peer.is_nonce(hello.get("nonce")) or \
                 not isinstance(shown, str):
             raise LabError("it does not say hello")
-        if not hmac.compare_digest(shown.encode(), peer.proof(self.token, "client", mine).encode()):
+        if not peer.is_proof(shown, peer.proof(self.token, "client", mine)):
             raise LabError("wrong token")
         self.connection.send({"return": {
             "proof": peer.proof(self.token, "server", hello["nonce"]),
@@ -330,7 +329,8 @@ def serve(host, port, token):
         sock = gate.next()
         try:
             serve_one(gate, sock, token, drivers)
-        except OSError as error:  # gone before it could be greeted
-            say(f"client: {error}")
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            # Gone before it could be greeted, or worse: it is the end of this client only.
+            say(f"client: {type(error).__name__}: {error}")
             gate.done()
             sock.close()

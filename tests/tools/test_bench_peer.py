@@ -57,14 +57,19 @@ class WordsTest(unittest.TestCase):
     def test_figures_are_not_believed(self):
         self.assertIsNone(peer.a_number({}, "x"))
         self.assertEqual(peer.a_number({"x": 5.5}, "x"), 5.5)
-        for value in ("5", True, float("nan"), float("inf"), -1, 1e300, [], {}):
+        self.assertEqual(peer.a_count({"x": 5.0}, "x"), 5)
+        with self.assertRaisesRegex(peer.LabError, "says no 'x'"):
+            peer.a_count({}, "x")
+        self.assertEqual(peer.a_text({"x": "a\nb\x1b\ud800"}, "x"), "a b  ")
+        for value in ("5", True, float("nan"), float("inf"), -1, 1e300, 10**400, [], {}):
             with self.assertRaises(peer.LabError, msg=value):
                 peer.a_number({"x": value}, "x")
         for bad in (lambda a: peer.a_text(a, "t"), lambda a: peer.some_numbers(a, "l"),
                     lambda a: peer.some_named(a, "d", peer.a_number)):
             for answer in ({}, {"t": 5, "l": 5, "d": 5},
                            {"t": "x" * 401, "l": [1] * 65, "d": {"y" * 61: 1}},
-                           {"t": None, "l": ["a"], "d": {"a": "b"}}):
+                           {"t": None, "l": ["a"], "d": {"a": "b"}},
+                           {"l": [None], "d": {"\ud800": 1}}):
                 with self.assertRaises(peer.LabError):
                     bad(answer)
 
@@ -136,6 +141,7 @@ class ServerTest(unittest.TestCase):
     def test_garbage(self):
         for text in (b"\n", b"GET / HTTP/1.1\r\n\r\n", b"[" * 9000 + b"\n", b"5\n", b'{"verb": 5}\n',
                      b'{"verb": "hello", "nonce": 1, "proof": 2}\n', b"\0\xff\n", b"x" * 40000,
+                     b'{"verb": "hello", "nonce": "' + b"0" * 32 + b'", "proof": "\\ud800"}\n',
                      b'{"verb": "start", "kind": "ferry"}\n'):
             sock = self.raw()
             _, file = self.hello(sock)
@@ -221,9 +227,34 @@ class ClientTest(unittest.TestCase):
         first = json.dumps({"ferry-bench": 1, "nonce": peer.nonce(), "token": True}).encode() + b"\n"
         self.assertIn("does not know the token",
                       self.against(first, b'{"return": {"proof": "0", "machine": {}}}\n'))
+        self.assertIn("does not know the token",
+                      self.against(first, b'{"return": {"proof": "\\ud800", "machine": {}}}\n'))
         self.assertIn("with no object", self.against(first, b'{"return": 5}\n'))
         with mock.patch.object(peer, "ANSWER_BYTES", 1000):
             self.assertIn("a line of more than", self.against(b"x" * 5000))
+
+    def test_drop_by_drop(self):
+        """A limit holds whatever comes meanwhile."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname(), 20)
+            theirs, _ = listener.accept()
+
+        def drip():
+            try:
+                while True:
+                    theirs.sendall(b"x")
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            with self.assertRaisesRegex(peer.LabError, "no word from it within"):
+                peer.Connection(ours, "it", 1 << 30).receive(0.05)
+        finally:
+            ours.close()
+            thread.join()
+            theirs.close()
 
     def test_nobody(self):
         with self.assertRaisesRegex(peer.LabError, "cannot connect to the peer 127.0.0.1:1: "):
