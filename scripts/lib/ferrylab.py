@@ -51,8 +51,11 @@ def guest(name):
 
 
 def free_port(host="127.0.0.1"):
-    """A TCP port that nothing listens on. (Another process may take it before it is used.)"""
-    with socket.socket() as sock:
+    """
+    A TCP port of a numeric address that nothing listens on. (Another process may take it before it
+    is used.)
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
         sock.bind((host, 0))
         return sock.getsockname()[1]
 

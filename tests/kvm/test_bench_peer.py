@@ -65,8 +65,8 @@ class PeerTest(SystemTest):
         self.addCleanup(process.kill)
         return process
 
-    def serve(self):
-        server = self.start("B", "--serve", f"{self.host}:{self.port}")
+    def serve(self, host=None):
+        server = self.start("B", "--serve", f"{host or self.host}:{self.port}")
         self.assertIn("waits for a matrix", server.stderr.readline())
         return server
 
@@ -162,6 +162,14 @@ class PeerTest(SystemTest):
         self.assertIn("is no loopback address", self.end_of(no_token, 2))
         taken = self.start("B", "--serve", f"{self.host}:{self.port}")
         self.assertIn("cannot listen", self.end_of(taken, 1))
+
+    @unittest.skipUnless(os.path.exists("/proc/net/if_inet6"), "no IPv6")
+    def test_ipv6(self):
+        self.scenario()
+        self.serve("[::1]")
+        self.end_of(self.start("B", "--peer", f"[::1]:{self.port}", self.file, "-o", self.out), 0)
+        self.assertEqual([r["outcome"] for r in self.runs() if r["part"] == "moves"
+                          and r["kind"] == "measured"], ["completed"])
 
     def test_client_killed(self):
         """What was started for it ends, and the next client is served."""
