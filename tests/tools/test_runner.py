@@ -66,6 +66,20 @@ class RunnerTest(unittest.TestCase):
         path = self.program("t.py", "print('2 passed, 0 failed, 1 skipped')\n")
         self.expect(0, "2 passed, 0 failed, 1 skipped", path)
 
+    def test_python_main(self):
+        """One test with two bad parts, one that is good; and a class whose set-up failed."""
+        head = (f"import sys, unittest\nsys.path.insert(0, {os.path.join(ROOT, 'tests', 'support')!r})\n"
+                "from tally import main\nclass T(unittest.TestCase):\n")
+        tests = ("    def test_a(self):\n        for i in (1, 2):\n            with self.subTest(i=i):\n"
+                 "                self.fail()\n    def test_b(self):\n        pass\n")
+        path = self.program("a.py", head + tests + "sys.exit(main())\n")
+        self.expect(1, "1 passed, 1 failed, 0 skipped", path)
+        broken = "    @classmethod\n    def setUpClass(cls):\n        raise OSError\n"
+        path = self.program("b.py", head + broken + tests + "sys.exit(main())\n")
+        self.expect(1, "0 passed, 1 failed, 0 skipped", path)
+        path = self.program("c.py", head + tests + "sys.exit(main('no cellar'))\n")
+        self.assertIn("no cellar", self.expect(0, "0 passed, 0 failed, 2 skipped", path))
+
     def test_crash_is_a_failure(self):
         path = self.script("t", "echo '100%: Checks: 7, Failures: 0, Errors: 0'\nkill -SEGV $$\n")
         output = self.expect(1, "0 passed, 1 failed, 0 skipped", path)
