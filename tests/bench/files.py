@@ -280,7 +280,11 @@ def main():
         return 1
     if options.ahead:
         if os.getsid(0) != os.getpid():
-            os.setsid()
+            try:
+                os.setsid()
+            except PermissionError:  # the first of a group, as what a shell starts in a terminal is
+                raise SystemExit("--ahead takes a session of its own: put 'setsid -w' before the "
+                                 "command") from None
         go_ahead()
     with_qemu = bool(shutil.which(vmms.QEMU)) and not options.only
     folder = tempfile.mkdtemp(prefix="ferry-files-", dir=options.dir)
