@@ -12,12 +12,16 @@
 #define WORDS_NS         (500 * NS_PER_MS)
 #define SHARED_PAGES_MIN WIRE_CHUNK_PAGES /* fewer are sent on the first connection alone */
 
-static void update_rate(struct mig_source *s)
+/* It is so long that nothing has been sent. */
+static void update_rate(struct mig_source *s, uint64_t since_ns)
 {
 	uint64_t sent = mig_senders_sums(&s->senders).sent_bytes;
 	uint64_t queued = mig_senders_queued_bytes(&s->senders);
-	/* Under a limit the socket takes its little at once, however slow the wire is. */
-	uint64_t waiting = mig_limit_now(s) ? queued : mig_senders_unsent_bytes(&s->senders);
+	uint64_t waiting = queued;
+
+	/* What is under way may just be acknowledged late, but not for ever. */
+	if (since_ns <= 2 * s->costs.rtt_ns)
+		waiting = mig_senders_unsent_bytes(&s->senders);
 
 	mig_rate_update(&s->rate, sent > queued ? sent - queued : 0, waiting, clock_mono_ns());
 }
@@ -26,7 +30,7 @@ void mig_account_sent(struct mig_source *s)
 {
 	uint64_t pages;
 
-	update_rate(s);
+	update_rate(s, 0);
 	pages = mig_speed_bytes_s(s) / (NS_PER_SEC / WINDOW_NS) / MEM_PAGE_BYTES;
 	__atomic_store_n(&s->window_pages, pages, __ATOMIC_RELAXED);
 	mig_source_figures(s);
@@ -68,7 +72,7 @@ static void size_chunks(struct mig_sender *w, uint64_t limit_bytes_s)
 static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct err *e)
 {
 	struct mig_source *s = source_of(w);
-	uint64_t now = clock_mono_ns(), look_ns = DRAIN_LOOK_NS;
+	uint64_t begin = clock_mono_ns(), now = begin, look_ns = DRAIN_LOOK_NS;
 	int rc = 0;
 
 	/* In slices: who raises the limit should not have to wait for the old one. */
@@ -78,7 +82,7 @@ static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct
 		uint64_t slice = busy ? look_ns : LIMIT_SLICE_NS;
 
 		if (!w->index)
-			update_rate(s);
+			update_rate(s, now - begin);
 		if (!w->index && !busy)
 			mig_rate_pause(&s->rate, clock_mono_ns());
 		rc = mig_stop_wait(&s->stop, -1, 0, end - now < slice ? end - now : slice);
