@@ -8,11 +8,16 @@
 #define MIN_PASS_NS (50 * NS_PER_MS) /* shorter passes that do not fit are spaced out */
 #define FAR         4                /* times the limit: no switchover follows the next pass */
 
+static uint64_t remaining_of(const struct mig_source *s, const struct mig_sums *sums)
+{
+	return (mig_bitmap_count(&s->bitmap) + sums->pending_pages) * MEM_PAGE_BYTES;
+}
+
 uint64_t mig_remaining_bytes(const struct mig_source *s)
 {
-	uint64_t pending = mig_senders_sums(&s->senders).pending_pages;
+	struct mig_sums sums = mig_senders_sums(&s->senders);
 
-	return (mig_bitmap_count(&s->bitmap) + pending) * MEM_PAGE_BYTES;
+	return remaining_of(s, &sums);
 }
 
 /* What so many bytes of pages are on the wire. */
@@ -23,8 +28,10 @@ static uint64_t on_wire(const struct mig_source *s, uint64_t bytes)
 
 uint64_t mig_rest_ns(struct mig_source *s)
 {
-	return mig_rate_time_ns(&s->rate, on_wire(s, mig_remaining_bytes(s)) +
-						  mig_senders_queued_bytes(&s->senders));
+	struct mig_sample now = mig_source_sample(s);
+
+	return mig_rate_time_ns(&s->rate,
+				on_wire(s, remaining_of(s, &now.sums)) + now.queued_bytes);
 }
 
 /* Pages that have probably been written since the last sync, and wait for the next to be seen. */
@@ -38,23 +45,25 @@ static uint64_t unseen_bytes(struct mig_source *s)
 	return (uint64_t)(pages < most ? pages : most) * MEM_PAGE_BYTES;
 }
 
-uint64_t mig_predict_queued(struct mig_source *s, uint64_t queued_bytes,
-			    uint64_t phases[MIG_PHASES])
+uint64_t mig_predict_of(struct mig_source *s, const struct mig_sample *sample,
+			uint64_t phases[MIG_PHASES])
 {
-	uint64_t bytes = mig_remaining_bytes(s);
+	uint64_t bytes = remaining_of(s, &sample->sums);
 
 	if (!s->paused)
 		bytes += unseen_bytes(s);
 	if (bytes > s->cfg.mem->size_bytes)
 		bytes = s->cfg.mem->size_bytes;
-	bytes = on_wire(s, bytes) + queued_bytes;
+	bytes = on_wire(s, bytes) + sample->queued_bytes;
 	mig_costs_predict(&s->costs, &s->rate, bytes, phases);
 	return mig_phases_from(phases, MIG_PHASE_PAUSE);
 }
 
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES])
 {
-	return mig_predict_queued(s, mig_senders_queued_bytes(&s->senders), phases);
+	struct mig_sample now = mig_source_sample(s);
+
+	return mig_predict_of(s, &now, phases);
 }
 
 uint64_t mig_carried_bytes(const struct mig_source *s, uint64_t wire_bytes)

@@ -13,10 +13,9 @@
 #define SHARED_PAGES_MIN WIRE_CHUNK_PAGES /* fewer are sent on the first connection alone */
 
 /* It is so long that nothing has been sent. */
-static void update_rate(struct mig_source *s, uint64_t since_ns)
+static void update_rate(struct mig_source *s, const struct mig_sample *sample, uint64_t since_ns)
 {
-	uint64_t sent = mig_senders_sums(&s->senders).sent_bytes;
-	uint64_t queued = mig_senders_queued_bytes(&s->senders);
+	uint64_t sent = sample->sums.sent_bytes, queued = sample->queued_bytes;
 	uint64_t waiting = queued;
 
 	/* What is under way may just be acknowledged late, but not for ever. */
@@ -28,12 +27,13 @@ static void update_rate(struct mig_source *s, uint64_t since_ns)
 
 void mig_account_sent(struct mig_source *s)
 {
+	struct mig_sample now = mig_source_sample(s);
 	uint64_t pages;
 
-	update_rate(s, 0);
+	update_rate(s, &now, 0);
 	pages = mig_speed_bytes_s(s) / (NS_PER_SEC / WINDOW_NS) / MEM_PAGE_BYTES;
 	__atomic_store_n(&s->window_pages, pages, __ATOMIC_RELAXED);
-	mig_source_figures(s);
+	mig_source_figures_of(s, &now);
 }
 
 static struct mig_source *source_of(const struct mig_sender *w)
@@ -77,14 +77,18 @@ static int wait_limit(struct mig_sender *w, uint64_t limit, uint64_t end, struct
 
 	/* In slices: who raises the limit should not have to wait for the old one. */
 	while (!rc && now < end && mig_limit_now(s) == limit && !atomic_load(&w->all->failed)) {
-		/* Until the sockets are empty the wire is busy; from then on it only waits. */
-		bool busy = !w->index && mig_senders_queued_bytes(&s->senders) > 0;
-		uint64_t slice = busy ? look_ns : LIMIT_SLICE_NS;
+		uint64_t slice = LIMIT_SLICE_NS;
 
-		if (!w->index)
-			update_rate(s, now - begin);
-		if (!w->index && !busy)
-			mig_rate_pause(&s->rate, clock_mono_ns());
+		if (!w->index) {
+			struct mig_sample sample = mig_source_sample(s);
+
+			update_rate(s, &sample, now - begin);
+			/* Until the sockets are empty the wire is busy; then it only waits. */
+			if (sample.queued_bytes)
+				slice = look_ns;
+			else
+				mig_rate_pause(&s->rate, clock_mono_ns());
+		}
 		rc = mig_stop_wait(&s->stop, -1, 0, end - now < slice ? end - now : slice);
 		if (rc == -ECANCELED)
 			return err_set(e, ECANCELED, "cancelled");

@@ -62,22 +62,36 @@ struct mig_params mig_source_params(struct mig_source *s)
 	return p;
 }
 
+struct mig_sample mig_source_sample(const struct mig_source *s)
+{
+	struct mig_sample now = {.sums = mig_senders_sums(&s->senders)};
+
+	now.queued_bytes = mig_senders_queued_bytes(&s->senders);
+	return now;
+}
+
 void mig_source_figures(struct mig_source *s)
 {
+	struct mig_sample now = mig_source_sample(s);
+
+	mig_source_figures_of(s, &now);
+}
+
+void mig_source_figures_of(struct mig_source *s, const struct mig_sample *sample)
+{
 	struct mig_sync_figures sync = mig_sync_figures(&s->sync);
-	struct mig_sums sums = mig_senders_sums(&s->senders);
-	uint64_t queued = mig_senders_queued_bytes(&s->senders), pending, fixed_ns;
+	const struct mig_sums *sums = &sample->sums;
+	uint64_t pending = sums->pending_pages * MEM_PAGE_BYTES, fixed_ns;
 	uint64_t speed = mig_speed_bytes_s(s);
-	uint64_t phases[MIG_PHASES], predicted = mig_predict_queued(s, queued, phases);
+	uint64_t phases[MIG_PHASES], predicted = mig_predict_of(s, sample, phases);
 	struct mig_params params = mig_source_params(s);
 	struct mig_throttle_status throttle;
 	struct mig_status *st = &s->status;
 
-	pending = sums.pending_pages * MEM_PAGE_BYTES;
 	fixed_ns = predicted - phases[MIG_PHASE_PAGES];
 	mig_brake_feed(&s->brake, &params.throttle, mig_carried_bytes(s, speed),
 		       mig_fit_bytes(s, fixed_ns, params.downtime_limit_ms * NS_PER_MS),
-		       pending + mig_carried_bytes(s, queued));
+		       pending + mig_carried_bytes(s, sample->queued_bytes));
 	mig_brake_status(&s->brake, &throttle);
 	pthread_mutex_lock(&s->lock);
 	st->predicted_downtime_ns = predicted;
@@ -91,13 +105,13 @@ void mig_source_figures(struct mig_source *s)
 		st->transferred_bytes += st->channel_bytes[i];
 	}
 	st->zero_copy = mig_senders_zero_copy(&s->senders);
-	st->compressed_from_bytes = sums.packed_from_bytes;
-	st->compressed_to_bytes = sums.packed_to_bytes;
+	st->compressed_from_bytes = sums->packed_from_bytes;
+	st->compressed_to_bytes = sums->packed_to_bytes;
 	if (!s->paused)
 		st->precopy_bytes = st->transferred_bytes;
 	st->downtime_bytes = st->transferred_bytes - st->precopy_bytes;
-	s->sent_normal = sums.normal_pages;
-	s->sent_zero = sums.zero_pages;
+	s->sent_normal = sums->normal_pages;
+	s->sent_zero = sums->zero_pages;
 	st->normal_pages = s->sent_normal;
 	st->zero_pages = s->sent_zero;
 	st->free_pages = s->sent_free;
@@ -107,8 +121,8 @@ void mig_source_figures(struct mig_source *s)
 	st->dirty_pages_per_s = sync.dirty_pages_per_s;
 	st->throttle = throttle;
 	st->bytes_per_s = speed;
-	st->protect_calls = sums.protect_calls + s->free.protect_calls;
-	st->protect_pages = sums.protect_pages + s->free.protect_pages;
+	st->protect_calls = sums->protect_calls + s->free.protect_calls;
+	st->protect_pages = sums->protect_pages + s->free.protect_pages;
 	pthread_mutex_unlock(&s->lock);
 }
 

@@ -96,8 +96,15 @@ struct mig_source {
 /* Set a state and tell the owner. */
 void mig_source_state(struct mig_source *s, enum mig_state state);
 struct mig_params mig_source_params(struct mig_source *s);
-/* Bring the figures in the status up to date. */
+/* What the senders have done, and what of it waits in their sockets. */
+struct mig_sample {
+	struct mig_sums sums;
+	uint64_t queued_bytes;
+};
+struct mig_sample mig_source_sample(const struct mig_source *s);
+/* Bring the figures in the status up to date, by a new sample or by this one. */
 void mig_source_figures(struct mig_source *s);
+void mig_source_figures_of(struct mig_source *s, const struct mig_sample *sample);
 /* The destination may have everything (or has nothing again): how a cancel has to go about it. */
 void mig_source_polite(struct mig_source *s, bool polite);
 
@@ -136,9 +143,9 @@ uint64_t mig_remaining_bytes(const struct mig_source *s);
 uint64_t mig_rest_ns(struct mig_source *s);
 /* The downtime if the switchover began now, by phases; returns the sum. */
 uint64_t mig_predict(struct mig_source *s, uint64_t phases[MIG_PHASES]);
-/* The same where it is known what the sockets hold (mig_senders_queued_bytes()). */
-uint64_t mig_predict_queued(struct mig_source *s, uint64_t queued_bytes,
-			    uint64_t phases[MIG_PHASES]);
+/* The same by a sample that is there already. */
+uint64_t mig_predict_of(struct mig_source *s, const struct mig_sample *sample,
+			uint64_t phases[MIG_PHASES]);
 /*
  * How much may be left for the downtime to fit the limit, where everything but the pages takes
  * fixed_ns; 0: not even nothing fits.
