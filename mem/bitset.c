@@ -160,10 +160,6 @@ static uint64_t merge_word(const struct bitset *s, uint64_t word, uint64_t bits)
  * are the words that bits[] has bits in, and of the pairs of words only those are looked at of
  * which one is in `fresh`, the words that lack some of them.
  */
-struct group_masks {
-	uint64_t marks, fresh;
-};
-
 static inline __attribute__((always_inline)) uint64_t
 merge_pairs(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t fresh)
 {
@@ -183,16 +179,16 @@ merge_pairs(uint64_t *at, const uint64_t bits[GROUP_WORDS], uint64_t fresh)
 static uint64_t merge_part(uint64_t *at, const uint64_t bits[GROUP_WORDS], unsigned first,
 			   unsigned end, uint64_t *marks)
 {
-	struct group_masks m = {0};
+	uint64_t fresh = 0;
 
+	*marks = 0;
 	for (unsigned i = first; i < end; i++) {
 		uint64_t old = __atomic_load_n(&at[i], __ATOMIC_SEQ_CST);
 
-		m.marks |= (uint64_t)(bits[i] != 0) << i;
-		m.fresh |= (uint64_t)((bits[i] & ~old) != 0) << i;
+		*marks |= (uint64_t)(bits[i] != 0) << i;
+		fresh |= (uint64_t)((bits[i] & ~old) != 0) << i;
 	}
-	*marks = m.marks;
-	return merge_pairs(at, bits, m.fresh);
+	return merge_pairs(at, bits, fresh);
 }
 
 /* Words from[0..n), each shifted up by `shift` with what is above in the one before it. */
