@@ -330,17 +330,16 @@ static int get_sums(struct mig_file *f, struct rbuf *r, struct err *e)
 {
 	char name[MEM_BLOCK_NAME_LEN];
 	uint32_t instance, version, pages;
-	uint64_t n, want = 0;
+	uint64_t n;
 	int rc = get_section_head(f, r, MIG_FILE_ID_SUMS, name, &instance, &version, e);
 
 	if (rc)
 		return rc;
 	pages = get_u32(r);
 	n = get_u64(r);
-	for (unsigned b = 0; b < f->layout.n_blocks; b++)
-		want += mig_file_n_extents(&f->layout.blocks[b]);
 	if (strcmp(name, "sums") != 0 || instance || version != 1 ||
-	    pages != MIG_FILE_EXTENT_PAGES || n != want || r->bad || n > rbuf_left(r) / 8)
+	    pages != MIG_FILE_EXTENT_PAGES || n != mig_file_all_extents(&f->layout) || r->bad ||
+	    n > rbuf_left(r) / 8)
 		return bad(f, tail_at(f, r), e, "the checksums of the RAM are missing or cut off");
 	for (unsigned b = 0; b < f->layout.n_blocks; b++) {
 		n = mig_file_n_extents(&f->layout.blocks[b]);

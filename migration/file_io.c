@@ -186,6 +186,7 @@ static bool next_extent(struct shared *s, struct mig_file_extent *x)
 	while (i >= s->first_of_block[b + 1])
 		b++;
 	x->block = b;
+	x->number = i;
 	x->first = (i - s->first_of_block[b]) * MIG_FILE_EXTENT_PAGES;
 	x->n = l->blocks[b].n_pages - x->first;
 	if (x->n > MIG_FILE_EXTENT_PAGES)
@@ -315,9 +316,8 @@ int mig_file_run(const struct mig_file_job *job, struct err *e)
 	if (!workers)
 		return err_set(e, ENOMEM, "out of memory");
 	(void)pthread_mutex_init(&s.lock, NULL);
-	for (unsigned b = 0; b < job->layout->n_blocks; b++)
-		s.first_of_block[b + 1] =
-			s.first_of_block[b] + mig_file_n_extents(&job->layout->blocks[b]);
+	for (unsigned b = 0; b <= job->layout->n_blocks; b++)
+		s.first_of_block[b] = mig_file_extent_number(job->layout, b, 0);
 	for (; n < job->n_threads && !rc; n += !rc)
 		rc = start_worker(&workers[n], n, &s, e);
 	if (rc)

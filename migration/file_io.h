@@ -28,6 +28,7 @@ struct mig_file_worker;
  */
 struct mig_file_extent {
 	unsigned block, lane;
+	uint64_t number; /* mig_file_extent_number() */
 	uint64_t first, n;
 };
 

@@ -96,11 +96,9 @@ static int load_finish(void *ctx, const struct mig_file_extent *x, struct err *e
 
 static bool is_skipped(const struct loading *l, const struct mig_file_extent *x)
 {
-	uint64_t n = mig_file_extent_number(&l->file->layout, x->block, x->first);
-
 	if (l->which == ALL)
 		return false;
-	return !(l->file->hot[n / 8] >> n % 8 & 1) == (l->which == HOT);
+	return !(l->file->hot[x->number / 8] >> x->number % 8 & 1) == (l->which == HOT);
 }
 
 static bool is_hole(const struct loading *l, const struct mig_file_extent *x)

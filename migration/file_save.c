@@ -126,7 +126,7 @@ static int write_begin(void *ctx, struct mig_file_worker *w, const struct mig_fi
 	if (run && !rc)
 		rc = mig_file_submit(w, end - run, run, b->hva + (end - run) * MEM_PAGE_BYTES, e);
 	if (f->again && (normal || zero))
-		f->hot[mig_file_extent_number(&f->layout, x->block, x->first)] = true;
+		f->hot[x->number] = true;
 	atomic_fetch_add(&f->progress.normal_pages, normal);
 	atomic_fetch_add(&f->progress.zero_pages, zero);
 	atomic_fetch_add(&f->progress.bytes, normal * MEM_PAGE_BYTES);

@@ -289,8 +289,6 @@ static void finish(struct mig_save *s, int rc, struct err *e)
 	struct err why = ERR_INIT;
 	size_t len;
 
-	if (s->braking)
-		mig_brake_release(&s->brake);
 	if (!rc && s->paused) {
 		rc = let_go(s, e);
 		if (rc)
